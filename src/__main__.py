@@ -1,0 +1,50 @@
+"""`python -m src SUBCOMMAND`. What needs no torch doesn't import it: it answers at once."""
+
+import sys
+
+SUBCOMMANDS = {
+    "fit": "train, then test the best checkpoint",
+    "validate": "measure a checkpoint on the validation rows",
+    "test": "measure a checkpoint on the test rows",
+    "predict": "write a CSV of predictions for new rows",
+    "list": "show the sources, nets, models, callbacks and configs that there are",
+}
+USAGE = """usage: python -m src SUBCOMMAND [--config FILE ...] [--KEY VALUE ...]
+
+{}
+
+Start with:       python -m src fit --config configs/digits_mlp.yaml
+Change a thing:   python -m src fit --config configs/digits_mlp.yaml --model.net.hidden_dims [256,128]
+Come back to it:  python -m src test --ckpt_path runs/RUN/checkpoints/best.ckpt
+All options:      python -m src fit --help
+--debug shows the traceback of an error."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs one subcommand; gives the exit code."""
+    from src.errors import report
+
+    debug = "--debug" in argv
+    command, *rest = [word for word in argv if word != "--debug"] or ["--help"]
+    try:
+        if command in ("-h", "--help", "help"):
+            print(USAGE.format("\n".join(f"  {k:<10}{v}" for k, v in SUBCOMMANDS.items())))
+        elif command == "list":
+            from src.listing import show
+
+            show()
+        elif command in SUBCOMMANDS:
+            from src.cli import run
+
+            run(command, rest)
+        else:
+            raise ValueError(f"no subcommand {command!r}; there are: {', '.join(SUBCOMMANDS)}")
+    except Exception as error:
+        return report(error, debug)
+    except KeyboardInterrupt as error:
+        return report(error, debug)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,8 @@
+"""What watches a run."""
+
+from src.callbacks.checkpoint import Checkpoint, EarlyStopping
+from src.callbacks.monitor import Monitor
+from src.callbacks.progress import Progress
+from src.callbacks.report import Report
+
+__all__ = ["Checkpoint", "EarlyStopping", "Monitor", "Progress", "Report"]

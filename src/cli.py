@@ -1,0 +1,256 @@
+"""The Lightning CLI of this project: one run folder, one tree of options, the best model tested."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+
+from src import run_folder
+from src.callbacks import Monitor, Progress, Report
+from src.config import Config, Tree
+from src.data.module import DataModule
+from src.models.model import Model
+from src.tracking import Wandb
+
+DEFAULTS: Tree = {
+    "seed_everything": 0,
+    "data": {"partition": "Stratified"},
+    "callbacks": {"checkpoint": "Checkpoint"},
+    "trainer": {
+        "default_root_dir": "runs",
+        "logger": ["MetricsCsv", "Wandb"],
+        "use_distributed_sampler": False,  # the batches are sharded already, without padding
+        "num_sanity_val_steps": 0,
+        "enable_model_summary": False,
+        "enable_autolog_hparams": False,
+    },
+}
+LEAVES = {
+    "seed_everything": int,
+    "run": str | None,
+    "ckpt_path": str | None,
+}
+NOISE = (  # of Lightning and torch, about nothing that a person can or should change
+    "litlogger", "litmodels", "TPU", "does not have many workers", "`Trainer.fit` stopped",
+    "WeightAveraging callback with a model", "sync_dist=True", "HPU", "LOCAL_RANK", "Restor",
+    "Loaded model weights", "logging interval", "to estimate number", "predict returned None", "Missing logger folder", "Checkpoint directory", "IntTensor",
+    "isinstance(treespec, LeafSpec)", "Seed set to", "lr_scheduler.step()", "GPU available",
+)  # fmt: skip
+
+
+class Parser(LightningArgumentParser):
+    """A parser that takes no abbreviations and raises its errors."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, "exit_on_error": False, **kwargs})
+
+
+class CLI(LightningCLI):
+    """Fit, validate, test and predict.
+
+    Args:
+        command: The subcommand.
+        argv: What to parse: one `--config` with the whole tree, and requests for help.
+        folder: The run folder.
+        checkpoint: The checkpoint that is gone on with, or an empty dict.
+    """
+
+    def __init__(self, command: str, argv: list[str], folder: Path, checkpoint: dict) -> None:
+        self.folder, self.checkpoint = folder, checkpoint
+        super().__init__(
+            Model,
+            DataModule,
+            save_config_callback=None,
+            parser_class=Parser,
+            subclass_mode_model=True,
+            args=[command, *argv],
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        ours = {"model", "datamodule", "weights_only", "verbose", "return_predictions"}
+        loaders = {"train_dataloaders", "val_dataloaders", "dataloaders"}
+        return {name: ours | loaders for name in ("fit", "validate", "test", "predict")}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--run", type=str | None, help="Name of the run folder below runs/.")
+        parser.add_argument(
+            "--callbacks",
+            type=dict[str, L.Callback | None] | None,
+            help="Callbacks by a name of one's own; null takes one away.",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: the checkpoint's config was merged below the flags already."""
+
+    def before_instantiate_classes(self) -> None:
+        text = self.parser.dump(self.config, skip_none=False, format="yaml")
+        self.saved = yaml.safe_load(text)[self.subcommand]
+        for key in ("ckpt_path", "run", "config"):
+            self.saved.pop(key, None)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        named = self._get(self.config_init, "callbacks") or {}
+        config = dict(self._get(self.config_init, "trainer"))
+        own = [run_folder.RunFolder(self.saved), Progress(), Monitor(), Report()]
+        config["callbacks"] = [*own, *filter(None, named.values()), *(config["callbacks"] or [])]
+        config["default_root_dir"] = str(self.folder)
+        if self.subcommand != "fit":
+            config["logger"] = False  # the run's own record stays that of its training
+        trainer = self.trainer_class(**config)
+        for logger in trainer.loggers:
+            logger.run_dir = self.folder
+            if isinstance(logger, Wandb):
+                logger.log_config(self.saved)
+        self.datamodule.seed = self._get(self.config, "seed_everything")
+        self.datamodule.trained_on = self.checkpoint.get("DataModule", {})
+        return trainer
+
+    def fit(self, model: Model, datamodule: DataModule, ckpt_path: str | None) -> None:
+        self.trainer.fit(model, datamodule, ckpt_path=ckpt_path)
+        best = self.trainer.checkpoint_callback.best_model_path
+        self.trainer.test(model, datamodule, ckpt_path=best or None, verbose=False)
+        self._print("test")
+
+    def test(self, **kwargs: Any) -> None:
+        self.trainer.test(verbose=False, **kwargs)
+        self._print("test")
+
+    def validate(self, **kwargs: Any) -> None:
+        self.trainer.validate(verbose=False, **kwargs)
+        self._print("val")
+
+    def predict(self, **kwargs: Any) -> None:
+        self.trainer.predict(return_predictions=False, **kwargs)
+        run_folder.write_predictions(self.folder, self.model, self.datamodule)
+
+    @rank_zero_only
+    def _print(self, split: str) -> None:
+        for name, value in self.trainer.callback_metrics.items():
+            if name.startswith(f"{split}/"):
+                print(f"{name} {value:.6g}")
+        print(f"run folder: {self.folder}")
+
+
+def run(command: str, argv: list[str]) -> dict[str, float]:
+    """Runs one subcommand of the CLI.
+
+    Returns:
+        The metrics it ended with, by `split/name`.
+
+    Raises:
+        ValueError: An option, a config, the data or a checkpoint is wrong.
+    """
+    files, flags, asks = split_argv(argv)
+    sections = {"trainer": L.Trainer, "data": DataModule}
+    config = Config(DEFAULTS, LEAVES, sections)
+    checkpoint: dict[str, Any] = {}
+    if path := checkpoint_path(dict(flags)):
+        flags = [*flags, ("ckpt_path", str(path))]
+        checkpoint = run_folder.read_checkpoint(path)
+        config.add(json.loads(checkpoint["config"]), f"the config in {path}")
+    for file in files:
+        config.add_file(Path(file))
+    for flag, value in flags:
+        config.add_flag(flag, value)
+    tree = config.checked() if asks in ([], ["--print_config"]) else {}
+    argv = ["--config", json.dumps(tree)] if tree else []
+    name = Path(files[0]).stem if files else "run"
+    root = Path(tree.get("trainer", {}).get("default_root_dir", "runs"))
+    mine = run_folder.RUN_DIR not in os.environ
+    try:
+        folder = run_folder.choose(root, tree.get("run"), name, path) if tree else root
+        with quiet():
+            cli = CLI(command, [*argv, *asks], folder, checkpoint)
+        return {name: value.item() for name, value in cli.trainer.callback_metrics.items()}
+    except RuntimeError as e:
+        if "loading state_dict" not in str(e):
+            raise
+        first = str(e).partition("\n")[2].partition("\n")[0].strip()
+        raise ValueError(f"checkpoint {path} does not fit this model: {first}") from e
+    finally:
+        if mine and (folder := os.environ.pop(run_folder.RUN_DIR, None)):
+            with suppress(OSError):
+                Path(folder).rmdir()  # nothing came of it
+
+
+def checkpoint_path(flags: dict[str, str]) -> Path | None:
+    """The checkpoint that `--ckpt_path` names: a file, or `best` or `last` of `--run`.
+
+    Raises:
+        ValueError: It is an address, or a short name without a run.
+    """
+    given = flags.get("ckpt_path", "null")
+    if given in ("best", "last"):
+        if "run" not in flags:
+            raise ValueError(f"--ckpt_path {given} needs --run NAME to say of which run")
+        root = flags.get("trainer.default_root_dir", "runs")
+        return Path(root) / flags["run"] / "checkpoints" / f"{given}.ckpt"
+    if "://" in given:
+        raise ValueError(f"--ckpt_path {given}: checkpoints are read from disk only, download it")
+    return None if given == "null" else Path(given)
+
+
+def split_argv(argv: list[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]:
+    """Config files, flags with their values, and requests for help, each in their order.
+
+    Raises:
+        ValueError: A word is no flag, or a flag has no value.
+    """
+    files, flags, asks = [], [], []
+    words = iter(argv)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if word in ("-h", "--help", "--print_config"):
+            asks.append(word)
+            continue
+        if flag.endswith(".help"):
+            asks += [word] if equals else [word, next(words, "")]
+            continue
+        if not flag.startswith("-"):
+            raise ValueError(f"{word!r} is no flag: options are --KEY VALUE, files --config FILE")
+        if not equals and (value := next(words, "--")).startswith("--"):
+            raise ValueError(f"{flag} has no value: give {flag} VALUE")
+        if flag in ("-c", "--config"):
+            files.append(value)
+        else:
+            flags.append((flag.lstrip("-"), value))
+    return files, flags, asks
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps adverts and warnings about nothing out of what a run prints."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not any(words in record.getMessage() for words in NOISE)
+
+    loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
+    handlers = [handler for logger in loggers for handler in logger.handlers]
+    for handler in handlers:
+        handler.addFilter(wanted)
+    with warnings.catch_warnings():
+        for words in NOISE:
+            warnings.filterwarnings("ignore", f"(?s).*{re.escape(words)}")
+        try:
+            yield
+        finally:
+            for handler in handlers:
+                handler.removeFilter(wanted)

@@ -1,0 +1,1 @@
+"""Data: rows from a source, split by a partition, measured on train, handed out in batches."""

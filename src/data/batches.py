@@ -1,0 +1,109 @@
+"""Whole batches by indexing: no row is touched one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Rows of one split.
+
+    Args:
+        x: `(B, *in_shape)` raw rows, of the dtype they are stored in.
+        y: `(B,)` int64 classes or `(B, K)` float32 targets; `None` when new rows are predicted.
+        row: `(B,)` int64 number of each row in the source.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    row: Tensor
+
+
+class Batches:
+    """Iterates over one split; the order is a pure function of (seed, epoch, rank).
+
+    Args:
+        x: `(N, *in_shape)` all rows of the source: a tensor, or an array indexed batch by batch.
+        y: `(N, ...)` labels of all rows, or `None`.
+        index: `(M,)` int64 rows of this split.
+        batch_size: Rows a batch and process, 1 or more.
+        seed: Shuffles by it; `None` keeps the order of `index` and leaves out no row.
+        rank: This process, from 0.
+        world_size: Number of processes. Each gets every `world_size`-th row. Training leaves out
+            up to `world_size` - 1 rows an epoch, others each time, so that all take as many steps;
+            evaluation sees each row exactly once, so shares may differ by one row.
+    """
+
+    batch_sampler = None  # Lightning looks at both samplers of a loader
+
+    def __init__(
+        self,
+        x: Any,
+        y: Tensor | None,
+        index: np.ndarray,
+        batch_size: int,
+        seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.x, self.y, self.index = x, y, torch.from_numpy(index)
+        self.batch_size, self.seed = batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = self.position = 0
+        if seed is None:
+            self.num_rows = len(range(rank, len(index), world_size))
+        else:
+            self.num_rows = len(index) // world_size
+            if self.num_rows % batch_size == 1 and self.num_rows > 1:
+                self.num_rows -= 1  # batch norm can't train on a single row
+
+    def __len__(self) -> int:
+        return -(-self.num_rows // self.batch_size)
+
+    def order(self) -> Tensor:
+        """Rows that this rank visits in this epoch: `(num_rows,)` int64."""
+        if self.seed is None:
+            return self.index[self.rank :: self.world_size]
+        key = int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0])
+        generator = torch.Generator().manual_seed(key >> 1)
+        shuffled = self.index[torch.randperm(len(self.index), generator=generator)]
+        return shuffled[self.rank :: self.world_size][: self.num_rows]
+
+    def __iter__(self) -> Iterator[Batch]:
+        rows = self.order().split(self.batch_size)
+        if self.position >= len(rows):
+            self.position = 0
+        while self.position < len(rows):
+            row = rows[self.position]
+            self.position += 1
+            yield Batch(self._take(row), None if self.y is None else self._labels(row), row)
+        self.position = 0
+
+    def _take(self, row: Tensor) -> Tensor:
+        if isinstance(self.x, Tensor):
+            return self.x[row.to(self.x.device)]
+        return torch.from_numpy(self.x[row.numpy()])
+
+    def _labels(self, row: Tensor) -> Tensor:
+        assert self.y is not None
+        return self.y[row.to(self.y.device)]
+
+    @property
+    def sampler(self) -> Batches:
+        """Lightning calls `set_epoch` of a loader's `sampler` before each epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self.epoch:
+            self.epoch, self.position = epoch, 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.epoch, self.position = state["epoch"], state["position"]

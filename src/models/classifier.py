@@ -1,0 +1,77 @@
+"""One class for each row."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc, multiclass_f1_score
+
+from src.data.module import DataModule
+from src.data.rows import Signature
+from src.models.model import Model, Results
+
+MAX_AUROC_CLASSES = 100  # one sort of the whole split for each class: beyond, it costs seconds
+
+
+class Classifier(Model):
+    """Cross-entropy; accuracy, macro F1, AUROC (one class against the rest, averaged).
+
+    Args:
+        label_smoothing: Share of each target spread evenly over all classes, in [0, 1).
+        class_weights: `balanced` weighs each class by the inverse of its share of the train rows,
+            so that all classes weigh the same; `none` weighs rows the same.
+    """
+
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        class_weights: Literal["none", "balanced"] = "none",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"`model.label_smoothing` is {label_smoothing:g}, not in [0, 1)")
+        self.label_smoothing, self.class_weights = label_smoothing, class_weights
+
+    def build(self, signature: Signature, data: DataModule) -> None:
+        if not signature.class_names:
+            raise ValueError(
+                "Classifier needs classes, and the data has targets to regress: set `model` to "
+                "Regressor, or `data.source.task` to classification"
+            )
+        weight = torch.ones(signature.out_dim)
+        if self.class_weights == "balanced" and data.rows is not None:
+            counts = torch.bincount(data.y[data.split.train], minlength=signature.out_dim)
+            weight = counts.sum() / (signature.out_dim * counts)
+        self.register_buffer("weight", weight)
+
+    def losses(self, out: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(
+            out, y, self.weight, reduction="none", label_smoothing=self.label_smoothing
+        )
+
+    def hits(self, out: Tensor, y: Tensor) -> Tensor:
+        return out.argmax(1) == y
+
+    def running(self, mean_hit: Tensor) -> dict[str, Tensor]:
+        return {"acc": mean_hit}
+
+    def scores(self, out: Tensor) -> Tensor:
+        return out.softmax(1)
+
+    def metrics(self, results: Results) -> dict[str, Tensor]:
+        scores, y, _ = results
+        assert y is not None
+        preds, num_classes = scores.argmax(1), scores.shape[1]
+        found = {
+            "acc": (preds == y).float().mean(),
+            "f1": multiclass_f1_score(preds, y, num_classes, average="macro"),
+        }
+        there = y.unique()  # a class without a row has no curve
+        if 1 < len(there) and num_classes <= MAX_AUROC_CLASSES:
+            each = [binary_auroc(scores[:, c], (y == c).long()) for c in there]
+            found["auroc"] = torch.stack(each).mean()
+        return found

@@ -1,0 +1,96 @@
+"""A multi-layer perceptron, for tables, vectors and anything small."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from src.nets.net import HEAD_SCALE, Net, activation_of, for_each, init_, positive, share
+
+NORMS = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+
+
+class Columns(nn.Module):
+    """Encodes the codes of a table: `(B, D) -> (B, dim)`, the numeric columns first.
+
+    Each categorical column becomes an embedding, or one column of 0 and 1 for each of its codes.
+    What is no code of the column counts as 0, the unknown value.
+    """
+
+    def __init__(self, num_categories: tuple[int, ...], embed: bool) -> None:
+        super().__init__()
+        num = torch.tensor(num_categories)
+        starts = num.cumsum(0) - num
+        indices = ((num == 0).nonzero()[:, 0], num.nonzero()[:, 0], num[num > 0], starts[num > 0])
+        buffers = (nn.Buffer(index, persistent=False) for index in indices)
+        self.numeric, self.coded, self.counts, self.starts = buffers
+        counts = [k for k in num_categories if k]
+        dims = [min(50, round(1.6 * k**0.56)) for k in counts if embed]  # fastai's rule of thumb
+        self.embeddings = nn.ModuleList(map(nn.Embedding, counts, dims))
+        for table in self.embeddings.parameters():
+            nn.init.zeros_(table[0])  # a value never seen starts, and may stay, in the middle
+        self.onehot_dim = 0 if embed else sum(counts)
+        self.dim = len(self.numeric) + sum(dims) + self.onehot_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        codes = x.index_select(1, self.coded)
+        codes = torch.where((codes >= 0) & (codes < self.counts), codes, 0).long()
+        parts = [x.index_select(1, self.numeric)]
+        if self.onehot_dim:
+            zeros = x.new_zeros(x.shape[0], self.onehot_dim)
+            parts.append(zeros.scatter(1, codes + self.starts, 1.0))
+        for i, embedding in enumerate(self.embeddings):
+            parts.append(embedding(codes[:, i]))
+        return torch.cat(parts, 1)
+
+
+class MLP(Net):
+    """A multi-layer perceptron, `(B, *in_shape) -> (B, out_dim)`: linear without hidden layers.
+
+    Args:
+        in_shape: Shape of one row; its values are flattened.
+        out_dim: Number of outputs.
+        num_categories: Number of codes of each column of a table, 0 for a numeric column.
+        hidden_dims: Width of each hidden layer.
+        activation: One name for all hidden layers, or a list with one for each.
+        dropout: Share of each hidden layer's values set to 0 in training, in [0, 1).
+        norm: What normalizes a hidden layer, before its activation.
+        categorical: What a categorical column becomes.
+
+    Raises:
+        ValueError: An option has a value that it can't have.
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, ...],
+        out_dim: int,
+        num_categories: tuple[int, ...] = (),
+        hidden_dims: tuple[int, ...] = (128, 64),
+        activation: str | tuple[str, ...] = "relu",
+        dropout: float = 0.0,
+        norm: Literal["none", "batch", "layer"] = "none",
+        categorical: Literal["embedding", "onehot"] = "embedding",
+    ) -> None:
+        super().__init__()
+        positive(hidden_dims=hidden_dims)
+        share("dropout", dropout)
+        (names,) = for_each(len(hidden_dims), "hidden layers", activation=activation)
+        self.inputs: nn.Module = nn.Flatten()
+        dim, after = math.prod(in_shape), "identity"
+        if any(num_categories):
+            self.inputs = Columns(num_categories, embed=categorical == "embedding")
+            dim = self.inputs.dim
+        self.hidden = nn.Sequential()
+        for width, name in zip(hidden_dims, names, strict=True):
+            linear = init_(nn.Linear(dim, width, bias=norm == "none"), after)
+            layers = (linear, NORMS[norm](width), activation_of(name), nn.Dropout(dropout))
+            self.hidden.extend(layers)
+            dim, after = width, name
+        self.head = init_(nn.Linear(dim, out_dim), after, HEAD_SCALE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inputs(x).to(self.head.weight.dtype)
+        out: Tensor = self.head(self.hidden(x))
+        return out

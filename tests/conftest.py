@@ -1,0 +1,63 @@
+"""Runs in one process: an import of torch and Lightning costs seconds, a small run a tenth."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+os.environ.setdefault("WANDB_MODE", "disabled")
+torch.set_num_threads(1)  # two threads under another job's load slow a small net many times
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The `split/name value` lines."""
+        pairs = (line.split() for line in self.out.splitlines() if "/" in line)
+        return {
+            p[0]: float(p[1]) for p in pairs if len(p) == 2 and p[0].startswith(("test/", "val/"))
+        }
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.out.rpartition("run folder: ")[2].strip())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no GPU"))
+
+
+@pytest.fixture
+def go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Said]:
+    """`go("fit --config ...", "--key", value)`, as typed in the project's folder.
+
+    Runs go to `tmp_path/runs`, without W&B and plots unless the words ask for them.
+    """
+    from src.__main__ import main
+
+    monkeypatch.chdir(ROOT)
+
+    def typed(line: str, *words: object) -> Said:
+        argv = [*line.split(), *map(str, words)]
+        if argv[0] in ("fit", "test", "validate", "predict"):
+            argv += ["--trainer.default_root_dir", str(tmp_path / "runs")]
+            if "--trainer.logger" not in argv and "logger" not in line:
+                argv += ["--trainer.logger", "[MetricsCsv]"]
+        capfd.readouterr()
+        code = main(argv)
+        return Said(code, *capfd.readouterr())
+
+    return typed

@@ -1,0 +1,153 @@
+import time
+from pathlib import Path
+
+import lightning.pytorch as L
+import pytest
+
+from src.cli import LEAVES
+from src.config import Config, fits, merge, readable
+from src.data.module import DataModule
+
+SECTIONS = {"trainer": L.Trainer, "data": DataModule}
+MODEL = "model:\n  Classifier:\n    net: MLP\n    optimizer: {AdamW: {lr: 1e-3}}\n"
+FULL = MODEL + "data:\n  source: Digits\n"
+
+
+def read(tmp_path: Path, *texts: str, flags: dict[str, str] | None = None) -> dict:
+    config = Config({}, LEAVES, SECTIONS)
+    for i, text in enumerate(texts):
+        path = tmp_path / f"c{i}.yaml"
+        path.write_text(text)
+        config.add_file(path)
+    for flag, value in (flags or {}).items():
+        config.add_flag(flag, value)
+    return config.checked()
+
+
+def test_short_and_long_forms_are_the_same(tmp_path):
+    short = MODEL.replace("net: MLP", "net: {MLP: {hidden_dims: [8, 4], norm: batch}}")
+    long = """
+model:
+  class_path: Classifier
+  init_args:
+    net:
+      class_path: src.nets.MLP
+      init_args: {hidden_dims: [8, 4], norm: batch}
+    optimizer:
+      class_path: torch.optim.AdamW
+      init_args:
+        lr: 1.0e-3
+"""
+    flat = (
+        "model: Classifier\nmodel.net: MLP\nmodel.net.hidden_dims: [8, 4]\nmodel.net.norm: batch\n"
+    )
+    flat += "model.optimizer: AdamW\nmodel.optimizer.lr: 0.001\n"
+    one, *others = (read(tmp_path, text + "data: {source: Digits}") for text in (short, long, flat))
+    assert others == [one, one]
+    assert one["model"]["init_args"]["net"] == {
+        "class_path": "src.nets.mlp.MLP",
+        "init_args": {"hidden_dims": [8, 4], "norm": "batch"},
+    }
+
+
+def test_a_flag_equals_the_same_line_in_a_file(tmp_path):
+    flags = {"model.net.hidden_dims": "[8,4]", "data.batch_size": "7", "model.optimizer.lr": "1e-2"}
+    tree = read(tmp_path, FULL, flags=flags)
+    model = tree["model"]["init_args"]
+    assert model["net"]["init_args"] == {"hidden_dims": [8, 4]}
+    assert model["optimizer"]["init_args"] == {"lr": 0.01}
+    assert tree["data"]["batch_size"] == 7
+
+
+def test_another_class_drops_the_options_of_the_first(tmp_path):
+    first = FULL.replace("{lr: 1e-3}", "{lr: 1e-3, weight_decay: 0.3}")
+    second = "model: {optimizer: {SGD: {lr: 0.1}}}"
+    for tree in (
+        read(tmp_path, first, second),
+        read(tmp_path, first, flags={"model.optimizer": "SGD", "model.optimizer.lr": "0.1"}),
+    ):
+        assert tree["model"]["init_args"]["optimizer"] == {
+            "class_path": "torch.optim.sgd.SGD",
+            "init_args": {"lr": 0.1},
+        }
+    same = read(tmp_path, first, flags={"model.optimizer": "AdamW", "model.optimizer.lr": "0.1"})
+    assert same["model"]["init_args"]["optimizer"]["init_args"] == {"lr": 0.1, "weight_decay": 0.3}
+
+
+def test_bases_come_first_and_are_found_beside_the_file(tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "deep.yaml").write_text("data: {source: Digits, batch_size: 1}\n")
+    (tmp_path / "parts" / "part.yaml").write_text("base: deep.yaml\n" + MODEL)
+    tree = read(tmp_path, "base: [parts/part.yaml]\ndata: {batch_size: 2}\n")
+    assert tree["data"]["batch_size"] == 2
+    assert tree["data"]["source"]["class_path"] == "src.data.sources.bundled.Digits"
+    (tmp_path / "round.yaml").write_text("base: round.yaml\n")
+    with pytest.raises(ValueError, match=r"round.yaml: `base` goes round in a circle"):
+        Config({}, LEAVES, SECTIONS).add_file(tmp_path / "round.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("1e3", 1e3), ("no", "no"), ("null", None), ("3", 3), ("-.5", -0.5),
+     ("true", True), (".inf", float("inf")), ("1.", 1.0), ("on", "on")],
+)  # fmt: skip
+def test_scalars(tmp_path, text, value):
+    (tmp_path / "s.yaml").write_text(f"data: {{source: {text}}}")
+    got = Config({}, LEAVES, SECTIONS)._read(f"a: {text}", "s.yaml", ())["a"]
+    assert got == value
+    assert type(got) is type(value)
+
+
+def test_text_options_keep_what_looks_like_a_number(tmp_path):
+    assert read(tmp_path, FULL, flags={"run": "007"})["run"] == "007"
+    assert read(tmp_path, FULL, flags={"run": "no"})["run"] == "no"
+    assert read(tmp_path, FULL, flags={"run": "null"})["run"] is None
+
+
+def test_named_callbacks_can_be_changed_and_taken_away(tmp_path):
+    text = FULL + "callbacks:\n  stop: {EarlyStopping: {patience: 3}}\n  keep: Checkpoint\n"
+    tree = read(tmp_path, text, flags={"callbacks.stop.patience": "7", "callbacks.keep": "null"})
+    assert tree["callbacks"]["stop"]["init_args"] == {"patience": 7}
+    assert tree["callbacks"]["keep"] is None
+
+
+def test_lists_of_classes(tmp_path):
+    text = FULL.replace("net: MLP", "net: MLP\n    augment: [Flip, {Crop: {pad: 2}}]")
+    got = read(tmp_path, text)["model"]["init_args"]["augment"]
+    assert [a["class_path"].rpartition(".")[2] for a in got] == ["Flip", "Crop"]
+    got = read(tmp_path, FULL, flags={"model.augment": "[{Cutout: {size: 3}}]"})
+    assert got["model"]["init_args"]["augment"][0]["init_args"] == {"size": 3}
+
+
+def test_an_alias_bomb_is_refused_at_once(tmp_path):
+    lines = ["a: &a [1,1,1,1,1,1,1,1,1]"]
+    for here, before in zip("bcdefghij", "abcdefghi", strict=True):
+        lines.append(f"{here}: &{here} [{','.join([f'*{before}'] * 9)}]")
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=r"c0.yaml: more than 100,000 values: too many aliases"):
+        read(tmp_path, "\n".join(lines))
+    assert time.perf_counter() - start < 1
+    with pytest.raises(ValueError, match="too many aliases"):
+        read(tmp_path, "a: &a [*a]")
+
+
+def test_yaml_runs_no_code(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"c0.yaml:1: tag:yaml.org,2002:python/object/apply:os.system is not"
+    ):
+        read(tmp_path, "data: !!python/object/apply:os.system ['true']")
+
+
+def test_merge_keeps_what_the_new_tree_does_not_say():
+    assert merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}) == {"a": {"b": 3, "c": 2}}
+    assert merge({"a": [1, 2]}, {"a": [3]}) == {"a": [3]}
+    assert merge({"a": {"b": 1}}, {"a": None}) == {"a": None}
+
+
+def test_types():
+    assert fits(3, int)
+    assert not fits(3.5, int)
+    assert not fits("abc", int)
+    assert fits([1, 2], list[int])
+    assert not fits([1, 2.5], list[int])
+    assert readable(list[int] | None) == "a list of a whole number or null"
