@@ -14,7 +14,7 @@ USAGE = """usage: python -m src SUBCOMMAND [--config FILE ...] [--KEY VALUE ...]
 {}
 
 Start with:       python -m src fit --config configs/digits_mlp.yaml
-Change a thing:   python -m src fit --config configs/digits_mlp.yaml --model.net.hidden_dims [256,128]
+Change a thing:   the same, and --model.net.hidden_dims [256,128] --model.net.activation gelu
 Come back to it:  python -m src test --ckpt_path runs/RUN/checkpoints/best.ckpt
 All options:      python -m src fit --help
 --debug shows the traceback of an error."""

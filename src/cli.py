@@ -42,12 +42,31 @@ LEAVES = {
     "run": str | None,
     "ckpt_path": str | None,
 }
-NOISE = (  # of Lightning and torch, about nothing that a person can or should change
-    "litlogger", "litmodels", "TPU", "does not have many workers", "`Trainer.fit` stopped",
-    "WeightAveraging callback with a model", "sync_dist=True", "HPU", "LOCAL_RANK", "Restor",
-    "Loaded model weights", "logging interval", "to estimate number", "predict returned None", "Missing logger folder", "Checkpoint directory", "IntTensor",
-    "isinstance(treespec, LeafSpec)", "Seed set to", "lr_scheduler.step()", "GPU available",
-)  # fmt: skip
+# What Lightning and torch say about nothing that a person can or should change.
+NOISE = (
+    "litlogger",
+    "litmodels",
+    "TPU",
+    "HPU",
+    "GPU available",
+    "LOCAL_RANK",
+    "Initializing distributed",
+    "distributed_backend=",
+    "Seed set to",
+    "does not have many workers",
+    "to estimate number",
+    "logging interval",
+    "sync_dist=True",
+    "isinstance(treespec, LeafSpec)",
+    "lr_scheduler.step()",
+    "WeightAveraging callback with a model",
+    "Missing logger folder",
+    "Checkpoint directory",
+    "`Trainer.fit` stopped",
+    "Restor",
+    "Loaded model weights",
+    "predict returned None",
+)
 
 
 class Parser(LightningArgumentParser):
@@ -84,7 +103,7 @@ class CLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         ours = {"model", "datamodule", "weights_only", "verbose", "return_predictions"}
         loaders = {"train_dataloaders", "val_dataloaders", "dataloaders"}
-        return {name: ours | loaders for name in ("fit", "validate", "test", "predict")}
+        return dict.fromkeys(("fit", "validate", "test", "predict"), ours | loaders)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--run", type=str | None, help="Name of the run folder below runs/.")
@@ -116,7 +135,7 @@ class CLI(LightningCLI):
             config["logger"] = False  # the run's own record stays that of its training
         trainer = self.trainer_class(**config)
         for logger in trainer.loggers:
-            logger.run_dir = self.folder
+            logger.run_dir = self.folder  # type: ignore[attr-defined]
             if isinstance(logger, Wandb):
                 logger.log_config(self.saved)
         self.datamodule.seed = self._get(self.config, "seed_everything")
@@ -124,9 +143,16 @@ class CLI(LightningCLI):
         return trainer
 
     def fit(self, model: Model, datamodule: DataModule, ckpt_path: str | None) -> None:
-        self.trainer.fit(model, datamodule, ckpt_path=ckpt_path)
-        best = self.trainer.checkpoint_callback.best_model_path
+        try:
+            self.trainer.fit(model, datamodule, ckpt_path=ckpt_path)
+        except SystemExit:  # how Lightning ends a run at Ctrl-C
+            last = self.folder / "checkpoints" / "last.ckpt"
+            raise KeyboardInterrupt(f"python -m src fit --ckpt_path {last}") from None
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", None)
         self.trainer.test(model, datamodule, ckpt_path=best or None, verbose=False)
+        for logger in self.trainer.loggers:
+            if isinstance(logger, Wandb):
+                logger.finish()
         self._print("test")
 
     def test(self, **kwargs: Any) -> None:
@@ -186,9 +212,9 @@ def run(command: str, argv: list[str]) -> dict[str, float]:
         first = str(e).partition("\n")[2].partition("\n")[0].strip()
         raise ValueError(f"checkpoint {path} does not fit this model: {first}") from e
     finally:
-        if mine and (folder := os.environ.pop(run_folder.RUN_DIR, None)):
+        if mine and (made := os.environ.pop(run_folder.RUN_DIR, "")):
             with suppress(OSError):
-                Path(folder).rmdir()  # nothing came of it
+                Path(made).rmdir()  # nothing came of it
 
 
 def checkpoint_path(flags: dict[str, str]) -> Path | None:
@@ -242,7 +268,9 @@ def quiet() -> Iterator[None]:
     def wanted(record: logging.LogRecord) -> bool:
         return not any(words in record.getMessage() for words in NOISE)
 
-    loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
+    loggers = [
+        logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")
+    ]
     handlers = [handler for logger in loggers for handler in logger.handlers]
     for handler in handlers:
         handler.addFilter(wanted)

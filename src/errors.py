@@ -19,7 +19,7 @@ def explain(error: BaseException) -> tuple[str, int]:
     text = re.sub(r"\s+", " ", str(error)).strip()[:LONGEST]
     name = type(error).__name__
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", INTERRUPTED
+        return f"interrupted{text and f'; go on with: {text}'}", INTERRUPTED
     if isinstance(error, FloatingPointError):
         return text, BAD_NUMBERS
     if isinstance(error, OSError) and error.filename and error.strerror:

@@ -1,4 +1,4 @@
-"""A folder for each run: its name, what is written into it, and how a checkpoint leads back to it."""
+"""A folder for each run: its name, what is in it, and how a checkpoint leads back to it."""
 
 from __future__ import annotations
 

@@ -352,6 +352,23 @@ def test_times_are_cut_between_past_and_future(kind: str) -> None:
     assert len(whole.train) == 100
 
 
+def test_a_kept_time_need_not_be_of_todays_type() -> None:
+    for times, bounds, expected in [
+        (np.arange(6), [2.5, 3.5], [3, 1, 2]),  # missing times made floats of them once
+        (np.arange(6.0), [2, 5], [2, 3, 1]),
+        (np.array([*"abcdef"]), ["bb", "d"], [2, 1, 3]),
+        (
+            np.arange("2024-01-01", "2024-01-07", dtype="M8[D]"),
+            ["2024-01-02T12", "2024-01-05"],
+            [2, 2, 2],
+        ),
+    ]:
+        rows = make([6], times=times)
+        (key,) = Stratified().split(rows).kept
+        split = Stratified().split(rows, {key: {"the data": bounds}})
+        assert np.bincount(where(split, 6)).tolist() == expected
+
+
 def test_times_that_cannot_be() -> None:
     rows = make([10], times=np.repeat([1, 2], 5))
     assert message(Stratified(), rows) == (

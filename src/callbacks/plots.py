@@ -29,7 +29,7 @@ def curves(history: dict[int, dict[str, float]], best: int | None, path: Path) -
     keys = {key: None for row in history.values() for key in row}
     names = list(dict.fromkeys(key.partition("/")[2] for key in keys))
     names = sorted(names, key=lambda name: name != "loss")[:6]
-    columns = min(len(names), 3)
+    columns = 2 if len(names) == 4 else min(len(names), 3)
     figure, axes = sheet(-(-len(names) // columns), columns, 4.2, 3.2)
     for ax, name in zip(axes.flat, names, strict=False):
         for split, color in COLORS.items():

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 
 class Progress(ProgressBar):
-    """Prints a line an epoch: what train logs, and the same of val. In a terminal, live bars too."""
+    """Prints a line an epoch: what train logs, and the same of val. In a terminal, live bars."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -87,6 +87,7 @@ class Page:
     def __init__(self, trainer: Any, folder: Path, split: str) -> None:
         self.data, self.signature = trainer.datamodule, trainer.datamodule.signature
         self.watchers, self.folder, self.split = watchers(trainer), folder, split
+        self.title = "val after the last epoch" if split == "val" else split
 
     def write(self, scores: Any, y: Any, row: Any) -> None:
         """Draws all rows of the split, then the worst mistakes."""
@@ -99,19 +100,19 @@ class Page:
         names, preds = self.signature.class_names, scores.argmax(1)
         counts = np.zeros((len(names), len(names)), np.int64)
         np.add.at(counts, (y, preds), 1)
-        self._draw("confusion", plots.confusion, counts, names, f"{self.split}: {len(y):,} rows")
+        self._draw("confusion", plots.confusion, counts, names, f"{self.title}: {len(y):,} rows")
         cells = [[names[t], names[p], int(counts[t, p])] for t, p in np.argwhere(counts)]
         self._show("confusion_table", ["true", "predicted", "rows"], cells)
-        sure, wrong = scores[np.arange(len(y)), y], np.flatnonzero(preds != y)
-        worst = wrong[sure[wrong].argsort(kind="stable")][:NUM_MISTAKES]
-        return worst, [[names[y[i]], names[preds[i]], float(scores[i, preds[i]])] for i in worst]
+        sure, wrong = scores.max(1), np.flatnonzero(preds != y)
+        worst = wrong[(-sure[wrong]).argsort(kind="stable")][:NUM_MISTAKES]
+        return worst, [[names[y[i]], names[preds[i]], float(str(sure[i]))] for i in worst]
 
     def _values(self, scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, list[list[Any]]]:
         self._draw("predicted", plots.predicted, y, scores, self.signature.target_names)
         error = np.abs(scores - y).mean(1)
         worst = (-error).argsort(kind="stable")[:NUM_MISTAKES]
         texts = [[", ".join(f"{v:.4g}" for v in both[i]) for both in (y, scores)] for i in worst]
-        return worst, [[*text, float(error[i])] for text, i in zip(texts, worst, strict=True)]
+        return worst, [[*text, float(str(error[i]))] for text, i in zip(texts, worst, strict=True)]
 
     def _mistakes(self, row: np.ndarray, lines: list[list[Any]]) -> None:
         """`lines` say true, predicted, and the probability of the prediction or the error."""
@@ -125,7 +126,7 @@ class Page:
             ]
         elif lines:
             captions = [f"{true} taken for {pred}\n{value:.3g}" for _, true, pred, value in lines]
-            self._draw("mistakes", plots.pictures, x, captions, f"{self.split}: worst mistakes")
+            self._draw("mistakes", plots.pictures, x, captions, f"{self.title}: worst mistakes")
         path = self.folder / f"mistakes_{self.split}.csv"
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([columns, *lines])
@@ -144,7 +145,7 @@ class Page:
 
 def raw(row: np.ndarray, signature: Signature) -> list[Any]:
     """A row of a table as it was before its categories were coded."""
-    values: list[Any] = row.tolist()
+    values: list[Any] = [float(str(value)) for value in row]  # the shortest, 13.24 in float32 too
     for name, kinds in signature.categories.items():
         i = signature.feature_names.index(name)
         values[i] = ("", *kinds)[int(values[i])]

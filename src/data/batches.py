@@ -75,7 +75,7 @@ class Batches:
         return shuffled[self.rank :: self.world_size][: self.num_rows]
 
     def __iter__(self) -> Iterator[Batch]:
-        rows = self.order().split(self.batch_size)
+        rows = torch.split(self.order(), self.batch_size)
         if self.position >= len(rows):
             self.position = 0
         while self.position < len(rows):

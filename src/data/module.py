@@ -53,7 +53,7 @@ class DataModule(L.LightningDataModule):
         self.seed = 0  # of the order of the train rows; the CLI gives it `seed_everything`
         self.trained_on: dict[str, Any] = {}  # `state_dict` of the checkpoint that is gone on with
         self.rows: Rows | None = None
-        self.names: Sequence[Any] = ()  # of the rows, or of the new rows
+        self.names: Sequence[Any] | np.ndarray = ()  # of the rows, or of the new rows
 
     @property
     def _reads_new_rows(self) -> bool:
@@ -77,9 +77,15 @@ class DataModule(L.LightningDataModule):
         rows = self.source.load(self.signature if self.trained_on else None)
         if not rows.signature.class_names:
             rows.y = rows.y.reshape(len(rows), -1)
+        for option, found in (("group_by", rows.groups), ("time_by", rows.times)):
+            if getattr(self.partition, option) and found is None:
+                raise ValueError(
+                    f"`data.partition.{option}` names a column, and {type(self.source).__name__} "
+                    "has none: leave it out"
+                )
         path = self.partition.keep_path(self.source)
-        kept = self.trained_on.get("kept") or (load_kept(path) if path else None)
-        self.split = self.partition.split(rows, kept)
+        kept = load_kept(path) if path else {}
+        self.split = self.partition.split(rows, kept | self.trained_on.get("kept", {}))
         if path and self.split.kept != kept:
             rank_zero_only(save_kept)(path, self.split.kept)
         if self.trained_on and self.trained_on["fingerprint"] != self.split.report["fingerprint"]:
@@ -96,13 +102,17 @@ class DataModule(L.LightningDataModule):
         categorical = [i for i, codes in enumerate(signature.num_categories) if codes]
         return fit(rows.x, self.split.train, categorical, signature.feature_names)
 
+    def _fits(self, device: torch.device) -> bool:
+        """Whether all rows can live on the device; memory maps stay where they are."""
+        if self.device != "auto" or device.type != "cuda" or type(self.rows.x) is not np.ndarray:  # type: ignore[union-attr]
+            return False
+        return bool(self.x.is_cuda or self.x.nbytes < torch.cuda.mem_get_info(device)[0] / 3)
+
     def _batches(self, split: str) -> Batches:
         assert self.trainer is not None
-        train, x = split == "train", self.x
-        device = self.trainer.strategy.root_device
-        if device.type == "cuda" and self.device == "auto" and isinstance(x, torch.Tensor):
-            if x.is_cuda or x.nbytes < torch.cuda.mem_get_info(device)[0] / 3:
-                self.x, self.y = x.to(device), self.y.to(device)
+        train, device = split == "train", self.trainer.strategy.root_device
+        if self._fits(device):
+            self.x, self.y = self.x.to(device), self.y.to(device)
         return Batches(
             self.x,
             self.y,
@@ -134,8 +144,9 @@ class DataModule(L.LightningDataModule):
         """What a checkpoint needs to read new rows, and to split grown data as before."""
         if self.rows is None:
             return self.trained_on
+        report = self.split.report
         return {
             "signature": self.signature.to_json(),
-            "fingerprint": self.split.report["fingerprint"],
-            "kept": self.split.kept,
+            "fingerprint": report["fingerprint"],
+            "kept": {report["key"]: report["boundaries"]},
         }

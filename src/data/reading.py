@@ -1,4 +1,4 @@
-"""New rows for a trained model: read by its signature alone, without the source it was trained on."""
+"""New rows for a trained model, read by its signature alone."""
 
 from pathlib import Path
 

@@ -25,6 +25,8 @@ class Classifier(Model):
             so that all classes weigh the same; `none` weighs rows the same.
     """
 
+    weight: Tensor
+
     def __init__(
         self,
         label_smoothing: float = 0.0,
@@ -70,8 +72,8 @@ class Classifier(Model):
             "acc": (preds == y).float().mean(),
             "f1": multiclass_f1_score(preds, y, num_classes, average="macro"),
         }
-        there = y.unique()  # a class without a row has no curve
-        if 1 < len(there) and num_classes <= MAX_AUROC_CLASSES:
+        there = torch.unique(y)  # a class without a row has no curve
+        if len(there) > 1 and num_classes <= MAX_AUROC_CLASSES:
             each = [binary_auroc(scores[:, c], (y == c).long()) for c in there]
             found["auroc"] = torch.stack(each).mean()
         return found

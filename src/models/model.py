@@ -54,6 +54,9 @@ class Model(L.LightningModule):
         compile: Whether `torch.compile` compiles the net.
     """
 
+    net: Net
+    sums: Tensor
+
     def __init__(
         self,
         net: NetCallable,
@@ -71,7 +74,7 @@ class Model(L.LightningModule):
 
     def configure_model(self) -> None:
         """Builds the layers, whose sizes and statistics come from the data."""
-        if hasattr(self, "net"):
+        if "net" in self._modules:
             return
         data: DataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         signature, self.seed = data.signature, data.seed
@@ -114,7 +117,8 @@ class Model(L.LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Raw rows to logits, or to scaled values: `(B, *in_shape) -> (B, out_dim)`."""
-        return self.net(self.normalize(x))
+        out: Tensor = self.net(self.normalize(x))
+        return out
 
     def step(self, batch: Batch, split: str) -> Tensor | None:
         """One batch of any split; its mean loss in training."""
@@ -207,7 +211,7 @@ class Model(L.LightningModule):
             raise ValueError(f"`model.scheduler`: {e}") from e
         interval = getattr(scheduler, "interval", "epoch")
         how = {"scheduler": scheduler, "interval": interval, "monitor": "val/loss"}
-        return {"optimizer": optimizer, "lr_scheduler": how}  # type: ignore[typeddict-item, return-value]
+        return {"optimizer": optimizer, "lr_scheduler": how}  # type: ignore[return-value]
 
     def _optimizer(self, parameters: Iterable) -> Optimizer:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -13,7 +14,11 @@ from src.data.rows import Signature
 from src.data.statistics import fit
 from src.models.model import Model, Results
 
-LOSSES = {"mse": F.mse_loss, "huber": F.huber_loss, "mae": F.l1_loss}
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "mse": F.mse_loss,
+    "huber": F.huber_loss,
+    "mae": F.l1_loss,
+}
 
 
 class Regressor(Model):
@@ -22,6 +27,9 @@ class Regressor(Model):
     Args:
         loss: `mse`, `huber` (quadratic within one standard deviation) or `mae`.
     """
+
+    target_mean: Tensor
+    target_std: Tensor
 
     def __init__(self, loss: Literal["mse", "huber", "mae"] = "mse", **kwargs: Any) -> None:
         super().__init__(**kwargs)

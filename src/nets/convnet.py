@@ -35,7 +35,7 @@ class Residual(nn.Module):
 
     Source:
         He et al. 2015, arXiv:1512.03385, section 3.3. The branch starts at 0: Goyal et al. 2017,
-        arXiv:1706.02677, section 5.1; else 16 blocks without norm end 15,000 times as large.
+        arXiv:1706.02677, section 5.1. If not, 16 blocks without norm enlarge values 100 times.
     """
 
     def __init__(

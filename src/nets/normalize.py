@@ -23,7 +23,7 @@ class Normalize(nn.Module):
     def __init__(self, in_shape: tuple[int, ...]) -> None:
         super().__init__()
         shape = (in_shape[0],) + (1,) * (len(in_shape) - 1)
-        empty = torch.full(shape, torch.nan, dtype=torch.float64)
+        empty = torch.full(shape, torch.nan, dtype=torch.float64, device="cpu")  # MPS has none
         self.mean: Tensor = nn.Buffer(empty)
         self.std: Tensor = nn.Buffer(empty.clone())
         self.fitted = False  # no buffer: to read one, each step would wait for the GPU
@@ -46,7 +46,7 @@ class Normalize(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # The statistics change device, but no dtype: "bf16-true" would round them to 3 digits.
         device = fn(self.mean.new_empty(0, dtype=torch.float32)).device
-        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        dtype = torch.float32 if device.type == "mps" else torch.float64
         self.mean, self.std = self.mean.to(device, dtype), self.std.to(device, dtype)
         return self
 

@@ -179,13 +179,13 @@ def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
     """The records of a CSV, the header first, each with the line of the file that it begins on."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         reader = csv.reader(file, delimiter=separator)
+        line = 1
         try:
             for cells in reader:
-                yield reader.line_num, cells
+                yield line, cells
+                line = reader.line_num + 1
         except csv.Error as error:
-            raise ValueError(
-                f"{path}, row {reader.line_num}: {error}: does a quote end?"
-            ) from error
+            raise ValueError(f"{path}, row {line}: {error}: a quote has no end") from error
 
 
 def _header(path: Path, separator: str) -> list[str]:
