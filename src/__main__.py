@@ -33,15 +33,19 @@ def main(argv: list[str]) -> int:
             from src.listing import show
 
             show()
+        elif command in SUBCOMMANDS and {"-h", "--help"} & {*rest}:
+            from src.help import explain
+
+            explain(command, SUBCOMMANDS[command])
         elif command in SUBCOMMANDS:
             from src.cli import run
 
             run(command, rest)
         else:
             raise ValueError(f"no subcommand {command!r}; there are: {', '.join(SUBCOMMANDS)}")
-    except Exception as error:
-        return report(error, debug)
-    except KeyboardInterrupt as error:
+    except SystemExit as end:  # of the parser, after --print_config
+        return int(end.code or 0)
+    except (Exception, KeyboardInterrupt) as error:
         return report(error, debug)
     return 0
 

@@ -24,6 +24,7 @@ from src.data.module import DataModule
 from src.models.model import Model
 from src.tracking import Wandb
 
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of calls by Lightning
 DEFAULTS: Tree = {
     "seed_everything": 0,
     "data": {"partition": "Stratified"},
@@ -37,6 +38,7 @@ DEFAULTS: Tree = {
         "enable_autolog_hparams": False,
     },
 }
+SECTIONS: dict[str, type] = {"data": DataModule, "trainer": L.Trainer}
 LEAVES = {
     "seed_everything": int,
     "run": str | None,
@@ -65,6 +67,7 @@ NOISE = (
     "`Trainer.fit` stopped",
     "Restor",
     "Loaded model weights",
+    "The dirpath has changed",
     "predict returned None",
 )
 
@@ -81,7 +84,7 @@ class CLI(LightningCLI):
 
     Args:
         command: The subcommand.
-        argv: What to parse: one `--config` with the whole tree, and requests for help.
+        argv: What to parse: one `--config` with the whole tree.
         folder: The run folder.
         checkpoint: The checkpoint that is gone on with, or an empty dict.
     """
@@ -184,9 +187,9 @@ def run(command: str, argv: list[str]) -> dict[str, float]:
     Raises:
         ValueError: An option, a config, the data or a checkpoint is wrong.
     """
-    files, flags, asks = split_argv(argv)
-    sections = {"trainer": L.Trainer, "data": DataModule}
-    config = Config(DEFAULTS, LEAVES, sections)
+    asks = [word for word in argv if word == "--print_config"]
+    files, flags = split_argv([word for word in argv if word not in asks])
+    config = Config(DEFAULTS, LEAVES, SECTIONS)
     checkpoint: dict[str, Any] = {}
     if path := checkpoint_path(dict(flags)):
         flags = [*flags, ("ckpt_path", str(path))]
@@ -196,15 +199,14 @@ def run(command: str, argv: list[str]) -> dict[str, float]:
         config.add_file(Path(file))
     for flag, value in flags:
         config.add_flag(flag, value)
-    tree = config.checked() if asks in ([], ["--print_config"]) else {}
-    argv = ["--config", json.dumps(tree)] if tree else []
-    name = Path(files[0]).stem if files else "run"
-    root = Path(tree.get("trainer", {}).get("default_root_dir", "runs"))
+    tree = config.checked()
+    name = Path([*files, path or "run"][0]).stem
+    root = Path(tree["trainer"]["default_root_dir"])
     mine = run_folder.RUN_DIR not in os.environ
     try:
-        folder = run_folder.choose(root, tree.get("run"), name, path) if tree else root
+        folder = run_folder.choose(root, tree.get("run"), name, path)
         with quiet():
-            cli = CLI(command, [*argv, *asks], folder, checkpoint)
+            cli = CLI(command, ["--config", json.dumps(tree), *asks], folder, checkpoint)
         return {name: value.item() for name, value in cli.trainer.callback_metrics.items()}
     except RuntimeError as e:
         if "loading state_dict" not in str(e):
@@ -234,22 +236,16 @@ def checkpoint_path(flags: dict[str, str]) -> Path | None:
     return None if given == "null" else Path(given)
 
 
-def split_argv(argv: list[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]:
-    """Config files, flags with their values, and requests for help, each in their order.
+def split_argv(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Config files, and flags with their values.
 
     Raises:
         ValueError: A word is no flag, or a flag has no value.
     """
-    files, flags, asks = [], [], []
+    files, flags = [], []
     words = iter(argv)
     for word in words:
         flag, equals, value = word.partition("=")
-        if word in ("-h", "--help", "--print_config"):
-            asks.append(word)
-            continue
-        if flag.endswith(".help"):
-            asks += [word] if equals else [word, next(words, "")]
-            continue
         if not flag.startswith("-"):
             raise ValueError(f"{word!r} is no flag: options are --KEY VALUE, files --config FILE")
         if not equals and (value := next(words, "--")).startswith("--"):
@@ -258,7 +254,7 @@ def split_argv(argv: list[str]) -> tuple[list[str], list[tuple[str, str]], list[
             files.append(value)
         else:
             flags.append((flag.lstrip("-"), value))
-    return files, flags, asks
+    return files, flags
 
 
 @contextmanager

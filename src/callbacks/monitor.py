@@ -51,11 +51,13 @@ class Monitor(Callback):
             norm = torch.nn.utils.get_total_norm(grads)
             self._norms.append(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         self._steps += 1
+        self._lr = optimizer.param_groups[0]["lr"]  # at the epoch's end it is that of the next
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        values = {"lr": float(trainer.optimizers[0].param_groups[0]["lr"])}
+        values = {}
         if self._norms:
-            values["grad_norm"] = float(torch.stack(self._norms).mean())  # waits for the device
+            norm = torch.stack(self._norms).mean()
+            values = {"lr": float(self._lr), "grad_norm": float(norm)}  # waits for the device
         seconds = time.perf_counter() - self._started
         values["samples_per_s"] = self._samples * trainer.world_size / seconds
         pl_module.log_dict(values)

@@ -39,7 +39,7 @@ def curves(history: dict[int, dict[str, float]], best: int | None, path: Path) -
         if best is not None:
             ax.axvline(best + 1, color="0.5", ls=":", label="best", zorder=0)
         ax.set(title=name, xlabel="epoch")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         ax.grid(alpha=0.25)
         ax.legend(frameon=False)
     for ax in axes.flat[len(names) :]:
@@ -66,7 +66,7 @@ def confusion(counts: np.ndarray, names: Sequence[str], title: str, path: Path) 
 
 def pictures(x: np.ndarray, captions: Sequence[str], title: str, path: Path) -> None:
     """Images `(N, C, H, W)`, or signals `(N, C, L)` as lines."""
-    columns = min(len(x), 6)
+    columns = int(np.clip(len(x), 3, 6))
     if x.ndim == 4:  # to [0, 1], of which the rows may use less than their dtype could
         low, high = min(0.0, float(np.nanmin(x))), float(np.nanmax(x))
         x = (x - low) / ((high - low) or 1)

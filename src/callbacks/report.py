@@ -125,8 +125,8 @@ class Page:
                 [*line, *raw(values, signature)] for line, values in zip(lines, x, strict=True)
             ]
         elif lines:
-            captions = [f"{true} taken for {pred}\n{value:.3g}" for _, true, pred, value in lines]
-            self._draw("mistakes", plots.pictures, x, captions, f"{self.title}: worst mistakes")
+            captions = [f"{true} → {pred}\n{value:.3g}" for _, true, pred, value in lines]
+            self._draw("mistakes", plots.pictures, x, captions, f"{self.title}: true → predicted")
         path = self.folder / f"mistakes_{self.split}.csv"
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([columns, *lines])

@@ -65,7 +65,7 @@ class Wandb(WandbLogger):
     def give_up(self, error: Exception) -> None:
         """Says why, once; from then on every call does nothing."""
         if not self.off:
-            say(f"warning: the run goes on without W&B: {one_line(error)}")
+            _say(f"warning: the run goes on without W&B: {_one_line(error)}")
         self.off = True
 
     @property
@@ -95,13 +95,13 @@ class Wandb(WandbLogger):
                 url = why or self._init(mode).url
             except wandb.Error as error:
                 late = "deadline exceeded" in str(error)
-                why = f"no answer in {INIT_S:g} s" if late else one_line(error)
+                why = f"no answer in {INIT_S:g} s" if late else _one_line(error)
                 wandb.teardown()  # its service holds the id of the run that didn't start
         if why:
             self._init("offline")
             url = f"offline ({why}); `wandb leet` shows and `wandb sync` uploads what is in "
             url += str(self.run_dir.parent / "wandb")
-        say(f"W&B: {url}")
+        _say(f"W&B: {url}")
 
     def _init(self, mode: Any) -> Any:
         import wandb
@@ -195,11 +195,9 @@ def git_state() -> dict[str, dict[str, Any]]:
     return {"git": {"commit": commit.removeprefix("# branch.oid "), "dirty": dirty}}
 
 
-def one_line(error: Exception) -> str:
-    """The message of an error, short."""
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def say(line: str) -> None:
-    """Prints where neither a progress bar nor a pipe is disturbed."""
+def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

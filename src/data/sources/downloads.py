@@ -5,8 +5,6 @@ import hashlib
 import shutil
 import sys
 import tarfile
-import time
-import zlib
 from http.client import HTTPException
 from pathlib import Path
 from typing import ClassVar
@@ -18,15 +16,13 @@ import numpy as np
 from src.data.rows import FREE, SPLITS, Rows, Signature, Source
 
 TIMEOUT_S = 30  # without a byte
-WAITS_S = (1, 5)  # before the second and the third try
 
 
 class Download(Source):
-    """A data set of published files, with a published test split.
+    """Published images with a published test split.
 
     Args:
         path: Folder for downloads: the files go into a folder of it named as the data set.
-        url: Address that the files are below, if not the data set's own.
     """
 
     home: ClassVar[str]
@@ -34,29 +30,23 @@ class Download(Source):
     in_shape: ClassVar[tuple[int, int, int]]
     class_names: ClassVar[tuple[str, ...]]
 
-    def __init__(self, path: str = "data", url: str | None = None) -> None:
+    def __init__(self, path: str = "data") -> None:
         self.folder = Path(path).expanduser() / type(self).__name__.lower()
-        self.url = url or self.home
 
     def prepare(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, md5 in self.md5s.items():
-            fetch(f"{self.url.rstrip('/')}/{name}", self.folder / name, md5)
+            fetch(f"{self.home}/{name}", self.folder / name, md5)
 
     def load(self, signature: Signature | None = None) -> Rows:
-        try:
-            (x, y), (x_test, y_test) = self.read()
-            x = np.concatenate([x, x_test]).reshape(len(y) + len(y_test), *self.in_shape)
-        except (EOFError, ValueError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
-            raise ValueError(
-                f"the files in {self.folder} are damaged ({error}): remove them and run again"
-            ) from error
-        published = np.array([FREE] * len(y) + [SPLITS.index("test")] * len(y_test), np.int8)
+        x, y, x_test, y_test = self.read()
+        published = np.repeat(np.int8([FREE, SPLITS.index("test")]), [len(y), len(y_test)])
+        x = np.concatenate([x, x_test]).reshape(-1, *self.in_shape)
         y = np.concatenate([y, y_test]).astype(np.int64)
         return Rows(x, y, Signature(self.in_shape, "uint8", self.class_names), published=published)
 
-    def read(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Pixels and class codes, uint8, of train and of test; `ValueError` if bytes are amiss."""
+    def read(self) -> list[np.ndarray]:
+        """Pixels and class codes of train, then of test, all uint8."""
         raise NotImplementedError
 
 
@@ -77,9 +67,8 @@ class Mnist(Download):
     in_shape = (1, 28, 28)
     class_names = tuple("0123456789")
 
-    def read(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        train_x, train_y, test_x, test_y = (read_idx(self.folder / name) for name in self.md5s)
-        return [(train_x, train_y), (test_x, test_y)]
+    def read(self) -> list[np.ndarray]:
+        return [read_idx(self.folder / name) for name in self.md5s]
 
 
 class FashionMnist(Mnist):
@@ -116,76 +105,70 @@ class Cifar10(Download):
         *("dog", "frog", "horse", "ship", "truck"),
     )
 
-    def read(self) -> list[tuple[np.ndarray, np.ndarray]]:
+    def read(self) -> list[np.ndarray]:
         parts = {}
         with tarfile.open(self.folder / "cifar-10-binary.tar.gz", "r|gz") as archive:
             for member in archive:  # read, never extracted: no name in it is used as a path
                 if file := archive.extractfile(member):
                     parts[Path(member.name).stem] = file.read()
-        names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
-        missing = [name for name in names if name not in parts]
-        if missing:
-            raise ValueError(f"the archive has no {missing[0]}")
-        rows = [np.frombuffer(parts[name], np.uint8).reshape(-1, 3073) for name in names]
-        train, test = np.concatenate(rows[:-1]), rows[-1]  # a byte of class, then three channels
-        return [(train[:, 1:], train[:, 0]), (test[:, 1:], test[:, 0])]
+        train = b"".join(parts[f"data_batch_{i}"] for i in range(1, 6))
+        both = (np.frombuffer(part, np.uint8) for part in (train, parts["test_batch"]))
+        rows = [part.reshape(-1, 3073) for part in both]  # a byte of class, then three channels
+        return [array for part in rows for array in (part[:, 1:], part[:, 0])]
 
 
 def read_idx(path: Path) -> np.ndarray:
     """Reads an IDX file of bytes, gzipped: 0, 0, 8, the number of axes, their lengths, values."""
     content = gzip.decompress(path.read_bytes())
-    if content[:3] != b"\0\0\x08":
-        raise ValueError(f"{path.name} is no IDX file of bytes")
-    shape = np.frombuffer(content, ">u4", count=int.from_bytes(content[3:4], "big"), offset=4)
+    shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
 
 
 def fetch(url: str, target: Path, md5: str) -> None:
-    """Downloads a file unless it is there, and checks it; `ValueError` if that can't be done."""
-    file = target if target.exists() else _download(url, target)
+    """Downloads a file unless it is there, from where the last try was cut, and checks it.
+
+    Raises:
+        ValueError: It can't be downloaded, or is not the file with this MD5.
+    """
+    part = target.with_name(f"{target.name}.part")
+    if not target.exists():
+        try:
+            _download(url, part)
+        except (OSError, HTTPException) as error:
+            raise ValueError(
+                f"{url} can't be downloaded ({error}): run again to go on, or put the file at"
+                f" {target} by hand"
+            ) from error
+    file = target if target.exists() else part
     with file.open("rb") as content:
         got = hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if got != md5:
         file.unlink()
         raise ValueError(
-            f"{file} of {url} had the md5 {got}, not {md5}, and was removed: run again, or put the"
-            f" right file at {target}"
+            f"{file} of {url} had the MD5 {got}, not {md5}, and was removed: run again, or put the"
+            f" right file at {target} by hand"
         )
     file.replace(target)
 
 
-def _download(url: str, target: Path) -> Path:
-    """Downloads to a file beside the target, with a few tries, and returns that file."""
-    part = target.with_name(f"{target.name}.part")
-    for wait_s in (*WAITS_S, None):
-        try:
-            _go_on(url, part)
-            break
-        except (OSError, HTTPException, ValueError) as error:
-            if isinstance(error, HTTPError):
-                error.close()
-                if error.code == 416:  # the part is as long as the file, or longer
-                    part.unlink()
-            if wait_s is None:
-                raise ValueError(
-                    f"{url} can't be downloaded ({error}): put the file at {target} by hand"
-                ) from error
-            time.sleep(wait_s)
-    return part
-
-
-def _go_on(url: str, part: Path) -> None:
-    """Appends the bytes that `part` lacks; starts again if the server can't leave out the rest."""
+def _download(url: str, part: Path) -> None:
+    """Appends the bytes that `part` lacks; starts again if the server only sends the whole."""
     from rich.progress import wrap_file
 
     start = part.stat().st_size if part.exists() else 0
     request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    with urlopen(request, timeout=TIMEOUT_S) as response:
+    try:
+        response = urlopen(request, timeout=TIMEOUT_S)
+    except HTTPError as error:
+        error.close()
+        if error.code == 416:  # there are no more bytes: whether they are right, the MD5 tells
+            return
+        raise
+    with response:
         start = start if response.status == 206 else 0
         length = int(response.headers.get("Content-Length", 0))
         bar = wrap_file(response, length, description=part.stem, disable=not sys.stdout.isatty())
         with bar as body, part.open("ab" if start else "wb") as out:
             shutil.copyfileobj(body, out)
-    received = part.stat().st_size - start
-    if received < length:
+    if (received := part.stat().st_size - start) < length:
         raise ConnectionError(f"cut after {received} of {length} bytes")

@@ -1,0 +1,333 @@
+"""metrics.csv, TensorBoard, and W&B with and without a key, a network, a terminal."""
+
+import csv
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
+
+import pytest
+import torch
+import wandb
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+
+from src.tracking import MetricsCsv, TensorBoard, Wandb
+from src.tracking.wandb_log import git_state
+
+KEY = "a" * 40
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def metrics_csv(tmp_path):
+    logger = MetricsCsv()
+    logger.run_dir = tmp_path / "run"
+    return logger
+
+
+def test_csv_has_a_row_a_step_on_disk_as_soon_as_it_is_logged(metrics_csv):
+    path = metrics_csv.run_dir / "metrics.csv"
+    metrics_csv.log_metrics({"epoch": 0, "val/loss": 0.1 + 0.2}, step=9)
+    assert path.read_text() == "epoch,step,val/loss\n0,9,0.30000000000000004\n"
+    metrics_csv.log_metrics({"epoch": 0, "train/loss": 2.0}, step=9)
+    assert path.read_text() == "epoch,step,val/loss,train/loss\n0,9,0.30000000000000004,2.0\n"
+    metrics_csv.log_metrics({"epoch": 1, "train/loss": 1.0}, step=19)
+    metrics_csv.log_metrics({"epoch": 1, "val/loss": 0.5}, step=19)
+    metrics_csv.log_metrics({"epoch": 2, "test/acc": 1.0}, step=20)
+    metrics_csv.finalize("success")
+    assert path.read_text().splitlines() == [
+        "epoch,step,val/loss,train/loss,test/acc",
+        "0,9,0.30000000000000004,2.0,",
+        "1,19,0.5,1.0,",
+        "2,20,,,1.0",
+    ]
+    assert [p.name for p in metrics_csv.run_dir.iterdir()] == ["metrics.csv"]
+
+
+def test_csv_keeps_both_values_of_a_metric_logged_twice_for_a_step(metrics_csv):
+    for value in (1.0, 2.0):
+        metrics_csv.log_metrics({"epoch": 3, "test/acc": value}, step=7)
+    assert [row["test/acc"] for row in table(metrics_csv.run_dir / "metrics.csv")] == ["1.0", "2.0"]
+
+
+def test_csv_appends_when_a_run_is_resumed_and_drops_half_a_line(metrics_csv):
+    metrics_csv.log_metrics({"epoch": 0, "a,b": 1.0}, step=0)
+    metrics_csv.log_metrics({"epoch": 1, "a,b": 2.0}, step=1)
+    path = metrics_csv.run_dir / "metrics.csv"
+    path.write_text(path.read_text() + "2,2,0.12")  # killed while it wrote
+    again = MetricsCsv()
+    again.run_dir = metrics_csv.run_dir
+    again.log_metrics({"epoch": 1, "a,b": 2.5}, step=1)
+    again.log_metrics({"epoch": 2, "new": 3.0}, step=2)
+    assert path.read_text().splitlines() == [
+        'epoch,step,"a,b",new', "0,0,1.0,", "1,1,2.0,", "1,1,2.5,", "2,2,,3.0",
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs setrlimit")
+def test_csv_waits_in_memory_for_a_full_disk(metrics_csv, capsys):
+    import resource
+
+    metrics_csv.log_metrics({"epoch": 0, "loss": 1.0}, step=0)
+    path = metrics_csv.run_dir / "metrics.csv"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 4, limits[1]))
+    try:  # a write stops after 4 bytes
+        for step in range(1, 4):
+            metrics_csv.log_metrics({"epoch": step, "loss": 1.0 + step}, step=step)
+        metrics_csv.log_metrics({"epoch": 3, "new": 9.0}, step=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    line = f"warning: metrics wait in memory: File too large: {path}\n"
+    assert capsys.readouterr().err == line
+    metrics_csv.finalize("success")
+    assert [row["loss"] for row in table(path)] == ["1.0", "2.0", "3.0", "4.0"]
+    assert table(path)[-1]["new"] == "9.0"
+    assert capsys.readouterr().err == ""
+
+
+def test_csv_waits_for_a_folder_that_can_not_be_made(metrics_csv, tmp_path, capsys):
+    (tmp_path / "run").write_text("a file where the folder should be")
+    metrics_csv.log_metrics({"epoch": 0, "loss": 1.0}, step=0)
+    metrics_csv.log_metrics({"epoch": 1, "loss": 2.0}, step=1)
+    assert capsys.readouterr().err.count("warning: metrics wait in memory: File exists") == 1
+    (tmp_path / "run").unlink()
+    metrics_csv.log_metrics({"epoch": 2, "loss": 3.0}, step=2)
+    assert len(table(tmp_path / "run" / "metrics.csv")) == 3
+
+
+def test_only_rank_0_writes(metrics_csv, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    metrics_csv.log_metrics({"epoch": 0, "loss": 1.0}, step=0)
+    metrics_csv.finalize("success")
+    wandb_logger = Wandb()
+    wandb_logger.run_dir = metrics_csv.run_dir
+    wandb_logger.log_metrics({"loss": 1.0}, step=0)
+    wandb_logger.finalize("success")
+    assert not metrics_csv.run_dir.exists()
+
+
+def test_tensorboard_writes_into_the_run_folder(tmp_path):
+    pytest.importorskip("tensorboard")
+    logger = TensorBoard()
+    logger.run_dir = tmp_path / "run"
+    logger.log_metrics({"loss": 1.0}, step=0)
+    logger.finalize("success")
+    files = [p.relative_to(tmp_path).parts[:2] for p in tmp_path.rglob("*") if p.is_file()]
+    assert set(files) == {("run", "tensorboard")}
+
+
+@pytest.fixture
+def clean(tmp_path, monkeypatch):
+    """W&B as on a machine it was never used on; asking for a key is a failure."""
+    from wandb.sdk.lib.wbauth import prompt
+
+    def asked(**kwargs):
+        raise AssertionError("asked for a key")
+
+    for name in [name for name in os.environ if name.startswith("WANDB")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setattr(prompt, "prompt_and_save_api_key", asked)
+    monkeypatch.chdir(tmp_path)
+    wandb.teardown()
+    yield monkeypatch
+    wandb.teardown()
+
+
+@pytest.fixture
+def logger(tmp_path):
+    made = Wandb(project="demo")
+    made.run_dir = tmp_path / "runs" / "digits-1"
+    return made
+
+
+MODES = [
+    ({}, "", "offline", "no key"),
+    ({"WANDB_MODE": "online"}, "", "offline", "no key"),
+    ({"WANDB_API_KEY": KEY}, "", "online", None),
+    ({"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "", "offline", "WANDB_MODE=offline"),
+    ({"WANDB_API_KEY": KEY, "WANDB_MODE": "dryrun"}, "", "offline", "WANDB_MODE=dryrun"),
+    ({"WANDB_API_KEY": KEY, "WANDB_MODE": "disabled"}, "", None, None),
+    ({"WANDB_API_KEY": "abc"}, "", "offline", "WANDB_API_KEY invalid"),
+    ({"WANDB_IDENTITY_TOKEN_FILE": "token"}, "", "online", None),
+    ({}, "api.wandb.ai", "online", None),
+    ({"WANDB_BASE_URL": "https://wandb.firm.example"}, "wandb.firm.example", "online", None),
+    ({"WANDB_BASE_URL": "https://wandb.firm.example"}, "other.example", "offline", "no key"),
+]
+
+
+@pytest.mark.parametrize(("env", "netrc", "mode", "why"), MODES)
+def test_mode(env, netrc, mode, why, clean, logger, tmp_path, capsys):
+    modes = []
+
+    def init(self, mode):
+        modes.append(mode)
+        return SimpleNamespace(url="https://there")
+
+    clean.setattr(Wandb, "_init", init)
+    (tmp_path / "token").write_text("x.y.z")
+    if netrc:
+        (tmp_path / "netrc").write_text(f"machine {netrc} login user password {KEY}\n")
+    for name, value in env.items():
+        clean.setenv(name, value)
+    logger._start()
+    assert modes == ([mode] if mode else [])
+    out, err = capsys.readouterr()
+    expected = (
+        "" if mode is None else "W&B: https://there\n" if why is None else f"W&B: offline ({why}"
+    )
+    assert (out, err[: len(expected)]) == ("", expected)
+    assert err.count("\n") == (mode is not None)
+    assert logger.off == (mode is None)
+
+
+def inspect(folder):
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(folder)]
+    return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+
+def test_offline_run_is_whole_and_silent(clean, logger, tmp_path, capfd):
+    best = logger.run_dir / "checkpoints" / "best.ckpt"
+    best.parent.mkdir(parents=True)
+    best.write_bytes(b"weights")
+    Image.new("L", (4, 4)).save(tmp_path / "image.png")
+    logger.log_config({"model": {"net": {"dims": [1, 2]}}, "data": {"path": Path("x")}})
+    for step, loss in enumerate([3.0, 1.0, 2.0]):
+        logger.log_metrics({"epoch": step, "val/loss": loss, "val/acc": loss / 4}, step=step)
+    logger.log_config({"partition": {"fingerprint": "f00d"}})
+    logger.log_table("val/mistakes_table", ["row"], [[7]])
+    logger.log_image("val/confusion", [str(tmp_path / "image.png")])
+    logger.log_summary({"best/val/loss": 1.0})
+    score = torch.tensor(1.0)
+    logger.after_save_checkpoint(
+        SimpleNamespace(best_model_path=str(best), best_model_score=score, monitor="val/loss")
+    )
+    logger.finalize("success")
+    logger.log_metrics({"epoch": 3, "test/acc": 0.5}, step=3)
+    logger.finalize("success")
+    logger.finish()
+    runs = tmp_path / "runs"
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == (
+        "W&B: offline (no key); `wandb leet` shows and `wandb sync` uploads what is in "
+        f"{runs / 'wandb'}\n"
+    )
+    seen, run_id = inspect(runs / "wandb"), (logger.run_dir / "wandb_run_id").read_text()
+    assert (seen["run_id"], seen["name"], seen["project"]) == (run_id, "digits-1", "demo")
+    assert (seen["state"], seen["exit_code"]) == ("finished", 0)
+    assert seen["config"]["model"] == {"net": {"dims": [1, 2]}}
+    assert seen["config"]["data"] == {"path": "x"}
+    assert seen["config"]["partition"] == {"fingerprint": "f00d"}
+    assert seen["config"].get("git", {}) == git_state().get("git", {})
+    summary = seen["summary"]
+    assert summary["val/loss"] == {"min": 1.0, "last": 2.0}
+    assert summary["val/acc"] == {"max": 0.75, "last": 0.5}
+    assert (summary["best/val/loss"], summary["test/acc"]) == (1.0, 0.5)
+    assert summary["val/mistakes_table"]["nrows"] == 1
+    log = Path(seen["file"]).read_bytes()
+    assert log.count(f"model-{run_id}".encode()) == 1
+    assert str(best).encode() in log
+    assert {p.name for p in runs.iterdir()} == {"wandb", "digits-1"}
+    assert not [p for p in runs.rglob("*") if p.suffix in (".py", ".patch")]
+
+
+def test_runs_follow_each_other_in_one_process_and_a_resumed_one_keeps_its_id(clean, tmp_path):
+    ids = []
+    for name in ("a", "b", "a"):
+        logger = Wandb(project="demo")
+        logger.run_dir = tmp_path / "runs" / name
+        logger.log_metrics({"val/loss": 1.0}, step=0)
+        ids.append(logger.experiment.id)
+        if name == "b":
+            logger.finalize("failed")
+            assert wandb.run is None
+    logger.finish()
+    assert ids[0] == ids[2] != ids[1]
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_dead_network_costs_less_than_5_s(answers, clean, logger, capfd):
+    with closing(socket.socket()) as server:
+        server.bind(("127.0.0.1", 0))
+        if answers:  # the connection is accepted, and then nothing
+            server.listen(50)
+        clean.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        clean.setenv("WANDB_API_KEY", KEY)
+        started = time.perf_counter()
+        logger.log_metrics({"val/loss": 1.0}, step=0)
+        assert time.perf_counter() - started < 5
+        assert logger.experiment.offline
+        logger.finish()
+    assert capfd.readouterr().err.startswith("W&B: offline (no answer in 3 s); ")
+
+
+def test_refused_key_falls_back(clean, logger, capfd):
+    class Refuse(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(401)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        clean.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        clean.setenv("WANDB_API_KEY", KEY)
+        logger.log_metrics({"val/loss": 1.0}, step=0)
+        assert logger.experiment.offline
+        logger.finish()
+        server.shutdown()
+    assert re.fullmatch(r"W&B: offline \(.*401.*\); .*\n", capfd.readouterr().err)
+
+
+def use(logger):
+    logger.log_config({"a": 1})
+    logger.log_metrics({"val/loss": 1.0}, step=0)
+    logger.log_summary({"best/val/loss": 1.0})
+    logger.log_table("t", ["row"], [[7]])
+    logger.log_image("i", [])
+    logger.finalize("success")
+    logger.finish()
+
+
+def test_a_wandb_that_breaks_costs_one_line(clean, logger, capsys):
+    def broken(**kwargs):
+        raise RuntimeError("no\nspace left")
+
+    clean.setattr(wandb, "init", broken)
+    use(logger)
+    assert logger.experiment is None
+    assert capsys.readouterr().err == "warning: the run goes on without W&B: no space left\n"
+
+
+def test_a_wandb_that_is_not_installed_costs_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
+    use(Wandb())
+    assert capsys.readouterr().err == "warning: the run goes on without W&B: False\n"
+
+
+def test_git_state(tmp_path, monkeypatch):
+    found = git_state()
+    if found:
+        assert set(found["git"]) == {"commit", "dirty"}
+        assert re.fullmatch("[0-9a-f]{40}|\\(initial\\)", found["git"]["commit"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_state() == {}
