@@ -1,8 +1,6 @@
 # Builds .venv from constraints.txt: with uv where it is installed, else (or with UV=) venv and pip.
-# uv asks PyTorch's index for the build of torch for this machine, and takes the package index's if
-# that can't be reached; UV_TORCH_BACKEND=cpu, say, chooses one. pip takes the package index's, which
-# on Linux is the one for CUDA, several GB. Without a GPU:
-#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make train
+# uv takes the build of torch that fits this machine; UV_TORCH_BACKEND=cpu, say, chooses one. pip takes
+# the package index's, which on Linux is the one for CUDA, several GB.
 
 VENV ?= .venv
 UV ?= $(shell command -v uv 2>/dev/null)

@@ -155,6 +155,11 @@ def trainer(folder, *callbacks, **options):
     return L.Trainer(default_root_dir=folder, callbacks=list(callbacks), **options)
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
 def test_progress_prints_one_line_an_epoch(tmp_path, capsys):
     data = vectors()
     fitting = trainer(tmp_path, Monitor(), Progress(), check_val_every_n_epoch=2)
@@ -174,10 +179,6 @@ def test_progress_prints_one_line_an_epoch(tmp_path, capsys):
 def test_progress_shows_a_bar_in_a_terminal_and_leaves_only_the_lines(
     tmp_path, capsys, monkeypatch
 ):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
     data, progress = vectors(), Progress()
     monkeypatch.setattr(sys, "stderr", Terminal())
     fitting = trainer(tmp_path, progress, max_epochs=2)
@@ -188,6 +189,19 @@ def test_progress_shows_a_bar_in_a_terminal_and_leaves_only_the_lines(
     assert shown.endswith("\r")  # cleared
     assert progress._bars == []
     assert capsys.readouterr().out.count("\n") == 2
+
+
+def test_progress_clears_its_bars_before_an_error(tmp_path, monkeypatch):
+    def broken(self, batch, i):
+        raise FloatingPointError("loss is nan")
+
+    data, model, progress = vectors(), Model(vectors()), Progress()
+    monkeypatch.setattr(Model, "validation_step", broken)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with pytest.raises(FloatingPointError):
+        trainer(tmp_path, progress).fit(model, datamodule=data)
+    assert progress._bars == []
+    assert sys.stderr.getvalue().endswith("\r")
 
 
 def test_progress_of_another_rank_is_silent(tmp_path, capsys):

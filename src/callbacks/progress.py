@@ -56,6 +56,10 @@ class Progress(ProgressBar):
         if self._bars:
             self._bars.pop().close()
 
+    def on_exception(self, *_: Any) -> None:
+        while self._bars:
+            self._close()
+
     on_train_batch_end = on_validation_batch_end = _advance
     on_test_batch_end = on_predict_batch_end = _advance
     on_validation_end = on_test_end = on_predict_end = _close

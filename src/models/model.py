@@ -78,6 +78,11 @@ class Model(L.LightningModule):
             return
         data: DataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         signature, self.seed = data.signature, data.seed
+        if self.trainer.precision in ("16-true", "bf16-true"):
+            raise ValueError(
+                f"`trainer.precision` {self.trainer.precision} would round raw rows: use "
+                f"{self.trainer.precision.replace('true', 'mixed')}"
+            )
         check(self.augmentations, signature.in_shape, signature.num_categories)
         self.normalize = Normalize(signature.in_shape)
         if data.rows is not None:

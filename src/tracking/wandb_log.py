@@ -95,7 +95,7 @@ class Wandb(WandbLogger):
                 url = why or self._init(mode).url
             except wandb.Error as error:
                 late = "deadline exceeded" in str(error)
-                why = f"no answer in {INIT_S:g} s" if late else _one_line(error)
+                why = "no answer; WANDB_INIT_TIMEOUT=60 waits 60 s" if late else _one_line(error)
                 wandb.teardown()  # its service holds the id of the run that didn't start
         if why:
             self._init("offline")

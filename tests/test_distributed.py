@@ -1,0 +1,58 @@
+"""Two gloo processes on the CPU against one."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+
+DDP = "--trainer.devices 2 --trainer.accelerator cpu --trainer.strategy ddp --trainer.logger false"
+
+
+def typed(line, tmp_path):
+    words = [*line.split(), *DDP.split(), "--trainer.default_root_dir", str(tmp_path / "runs")]
+    done = subprocess.run(
+        [sys.executable, "-m", "src", *words],
+        cwd=ROOT, capture_output=True, text=True, timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_two_processes_give_what_one_gives(go, tmp_path):
+    fit = "fit --config configs/digits_mlp.yaml --trainer.max_epochs 2 --data.eval_batch_size 32"
+    done = typed(f"{fit} --data.batch_size 32 --run two", tmp_path)
+    two = tmp_path / "runs" / "two"
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["two"], "one run folder"
+    printed = dict(line.split() for line in done.stdout.splitlines() if line.startswith("test/"))
+    one = go(f"{fit} --data.batch_size 64 --run one")
+    for name in ("partition.json", "statistics.json"):
+        assert (two / name).read_bytes() == (one.folder / name).read_bytes()
+    alone = go(
+        "test", "--ckpt_path", two / "checkpoints" / "best.ckpt",
+        "--trainer.devices", 1, "--trainer.strategy", "auto",
+    )  # fmt: skip
+    assert alone.metrics == {name: float(value) for name, value in printed.items()}
+    states = [
+        torch.load(f / "checkpoints" / "last.ckpt", weights_only=True) for f in (two, one.folder)
+    ]
+    assert states[0]["global_step"] == states[1]["global_step"]
+    counts = json.loads((two / "partition.json").read_text())["counts"]
+    assert counts["test"] % 2, "an odd number of rows, so a padded sampler would count one twice"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_a_gpu_trains_with_the_data_on_it(go, precision):
+    said = go(
+        "fit --config configs/digits_convnet.yaml --trainer.max_epochs 3 --trainer.accelerator gpu "
+        "--trainer.devices 1",
+        "--trainer.precision", precision,
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    assert said.metrics["test/acc"] > 0.9
