@@ -1,41 +1,55 @@
-"""Trains a config with several seeds and prints the mean and spread of each test metric.
+"""Trains a config with several seeds and prints the mean ± standard deviation of each test metric.
 
 python -m scripts.seeds --config configs/digits_mlp.yaml --seeds 5 --model.net.norm batch
 """
 
-import contextlib
-import io
-import statistics
 import sys
 import time
+from argparse import ArgumentParser
+from contextlib import redirect_stdout
+from io import StringIO
+from statistics import mean, stdev
 
 from src.cli import run
+from src.errors import report
 
 
-def main(argv: list[str]) -> None:
-    """Takes the flags of `fit`, and `--seeds N` (5 if left out)."""
-    num_seeds = 5
-    if "--seeds" in argv:
-        at = argv.index("--seeds")
-        num_seeds = int(argv[at + 1])
-        del argv[at : at + 2]
-    quiet = ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
+def measure(flags: list[str], num_seeds: int) -> dict[str, list[float]]:
+    """Trains with the seeds 0, 1, ...
+
+    Args:
+        flags: Those of `fit`, `--config` first of all.
+        num_seeds: How many runs.
+
+    Returns:
+        Each test metric of each run.
+    """
     found: dict[str, list[float]] = {}
-    start = time.perf_counter()
     for seed in range(num_seeds):
-        with contextlib.redirect_stdout(io.StringIO()):
-            metrics = run("fit", [*argv, *quiet, "--seed_everything", str(seed)])
+        with redirect_stdout(StringIO()):
+            metrics = run("fit", [*flags, "--seed_everything", str(seed)])
         for name, value in metrics.items():
             found.setdefault(name, []).append(value)
+    return {name: values for name, values in found.items() if name.startswith("test/")}
+
+
+def main() -> int:
+    """Takes the flags of `fit`, and the number of seeds."""
+    parser = ArgumentParser(description=__doc__, allow_abbrev=False, add_help=False)
+    parser.add_argument("--seeds", type=int, default=5)
+    ours, flags = parser.parse_known_args()
+    start = time.perf_counter()
+    try:
+        found = measure(["--trainer.logger", "[MetricsCsv]", *flags], ours.seeds)
+    except Exception as error:
+        return report(error, debug=False)
     for name, values in found.items():
-        if name.startswith("test/"):
-            spread = statistics.stdev(values) if num_seeds > 1 else 0.0
-            each = " ".join(f"{v:.4g}" for v in values)
-            print(
-                f"{name} {statistics.mean(values):.4f} ± {spread:.4f} over {num_seeds} seeds: {each}"
-            )
-    print(f"{(time.perf_counter() - start) / num_seeds:.1f} s a run")
+        spread = stdev(values) if ours.seeds > 1 else 0.0
+        each = " ".join(f"{value:.4g}" for value in values)
+        print(f"{name} {mean(values):.4g} ± {spread:.2g} over {ours.seeds} seeds: {each}")
+    print(f"{(time.perf_counter() - start) / ours.seeds:.1f} s a run")
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

@@ -1,14 +1,15 @@
 """Saves a ready dashboard for the runs of this project at Weights & Biases.
 
 pip install wandb-workspaces && wandb login
-python scripts/wandb_workspace.py ENTITY [PROJECT]
+python -m scripts.wandb_workspace ENTITY [PROJECT]
 """
 
-from __future__ import annotations
-
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
+
+from src.errors import short
 
 STEP = "trainer/global_step"
 CURVES: dict[str, list[Any]] = {
@@ -83,13 +84,16 @@ def workspace(entity: str, project: str) -> Any:
 
 def main() -> None:
     """Saves it, and prints where it is."""
-    if not 2 <= len(sys.argv) <= 3:
-        sys.exit("usage: python scripts/wandb_workspace.py ENTITY [PROJECT]")
-    project = sys.argv[2] if len(sys.argv) == 3 else Path.cwd().name
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("entity", help="user or team at W&B")
+    parser.add_argument("project", nargs="?", default=Path.cwd().name, help="else %(default)s")
+    given = parser.parse_args()
     try:
-        print(workspace(sys.argv[1], project).save().url)
+        print(workspace(given.entity, given.project).save().url)
     except ImportError:
         sys.exit("needs wandb-workspaces: pip install wandb-workspaces  (the extra `workspace`)")
+    except Exception as error:  # no key, no network, no such project
+        sys.exit(f"error: {short(error)}")
 
 
 if __name__ == "__main__":

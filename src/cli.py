@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,8 +20,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from src import run_folder
 from src.callbacks import Monitor, Progress, Report
-from src.config import Config, Tree
+from src.config import Config, Tree, room_of
 from src.data.module import DataModule
+from src.errors import short
 from src.models.model import Model
 from src.tracking import Wandb
 
@@ -45,30 +47,13 @@ LEAVES = {
     "ckpt_path": str | None,
 }
 # What Lightning and torch say about nothing that a person can or should change.
-NOISE = (
-    "litlogger",
-    "litmodels",
-    "TPU",
-    "HPU",
-    "GPU available",
-    "LOCAL_RANK",
-    "Initializing distributed",
-    "distributed_backend=",
-    "Seed set to",
-    "does not have many workers",
-    "to estimate number",
-    "logging interval",
-    "sync_dist=True",
-    "isinstance(treespec, LeafSpec)",
-    "lr_scheduler.step()",
-    "WeightAveraging callback with a model",
-    "Missing logger folder",
-    "Checkpoint directory",
-    "`Trainer.fit` stopped",
-    "Restor",
-    "Loaded model weights",
-    "The dirpath has changed",
-    "predict returned None",
+NOISE = re.compile(
+    r"litlogger|litmodels|TPU|HPU|GPU available|LOCAL_RANK|Initializing distributed|Seed set to|"
+    r"distributed_backend=|does not have many workers|to estimate number|logging interval|"
+    r"sync_dist=True|isinstance\(treespec, LeafSpec\)|lr_scheduler\.step\(\)|`Trainer.fit` stopped|"
+    r"WeightAveraging callback with a model|Missing logger folder|Checkpoint directory|Restor|"
+    r"Loaded model weights|The dirpath has changed|predict returned None|was configured so|Glyph|"
+    r"across ranks is zero"
 )
 
 
@@ -90,7 +75,7 @@ class CLI(LightningCLI):
     """
 
     def __init__(self, command: str, argv: list[str], folder: Path, checkpoint: dict) -> None:
-        self.folder, self.checkpoint = folder, checkpoint
+        self.command, self.folder, self.checkpoint = command, folder, checkpoint
         super().__init__(
             Model,
             DataModule,
@@ -102,11 +87,10 @@ class CLI(LightningCLI):
             load_from_checkpoint_support=False,
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         ours = {"model", "datamodule", "weights_only", "verbose", "return_predictions"}
         loaders = {"train_dataloaders", "val_dataloaders", "dataloaders"}
-        return dict.fromkeys(("fit", "validate", "test", "predict"), ours | loaders)
+        return {self.command: ours | loaders}  # a parser for each would cost 0.1 s
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--run", type=str | None, help="Name of the run folder below runs/.")
@@ -131,11 +115,16 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         named = self._get(self.config_init, "callbacks") or {}
         config = dict(self._get(self.config_init, "trainer"))
-        own = [run_folder.RunFolder(self.saved), Progress(), Monitor(), Report()]
+        own = [run_folder.RunFolder(self.saved), Monitor(), Report()]
+        if config["enable_progress_bar"] is not False:
+            own.append(Progress())
         config["callbacks"] = [*own, *filter(None, named.values()), *(config["callbacks"] or [])]
         config["default_root_dir"] = str(self.folder)
         if self.subcommand != "fit":
             config["logger"] = False  # the run's own record stays that of its training
+        for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+            if config[name] is not None and config[name] < 1:
+                raise ValueError(f"`trainer.{name}` is {config[name]}, not 1 or more")
         trainer = self.trainer_class(**config)
         for logger in trainer.loggers:
             logger.run_dir = self.folder  # type: ignore[attr-defined]
@@ -191,13 +180,16 @@ def run(command: str, argv: list[str]) -> dict[str, float]:
     files, flags = split_argv([word for word in argv if word not in asks])
     config = Config(DEFAULTS, LEAVES, SECTIONS)
     checkpoint: dict[str, Any] = {}
-    if path := checkpoint_path(dict(flags)):
+    path = checkpoint_path(dict(flags))
+    if command != "fit" and not path:
+        raise ValueError(f"{command} needs a model: give --ckpt_path RUN/checkpoints/best.ckpt")
+    if path:
         flags = [*flags, ("ckpt_path", str(path))]
         checkpoint = run_folder.read_checkpoint(path)
         config.add(json.loads(checkpoint["config"]), f"the config in {path}")
     for file in files:
         config.add_file(Path(file))
-    for flag, value in flags:
+    for flag, value in sorted(flags, key=classes_first):
         config.add_flag(flag, value)
     tree = config.checked()
     name = Path([*files, path or "run"][0]).stem
@@ -206,13 +198,13 @@ def run(command: str, argv: list[str]) -> dict[str, float]:
     try:
         folder = run_folder.choose(root, tree.get("run"), name, path)
         with quiet():
-            cli = CLI(command, ["--config", json.dumps(tree), *asks], folder, checkpoint)
+            cli = CLI(command, ["--config", yaml.safe_dump(tree), *asks], folder, checkpoint)
         return {name: value.item() for name, value in cli.trainer.callback_metrics.items()}
     except RuntimeError as e:
         if "loading state_dict" not in str(e):
             raise
         first = str(e).partition("\n")[2].partition("\n")[0].strip()
-        raise ValueError(f"checkpoint {path} does not fit this model: {first}") from e
+        raise ValueError(f"checkpoint {path} does not fit this model: {short(first)}") from e
     finally:
         if mine and (made := os.environ.pop(run_folder.RUN_DIR, "")):
             with suppress(OSError):
@@ -234,6 +226,12 @@ def checkpoint_path(flags: dict[str, str]) -> Path | None:
     if "://" in given:
         raise ValueError(f"--ckpt_path {given}: checkpoints are read from disk only, download it")
     return None if given == "null" else Path(given)
+
+
+def classes_first(flag: tuple[str, str]) -> tuple[bool, int]:
+    """Sorts choices of a class before the options of the class, whichever was typed first."""
+    key = tuple(flag[0].split("."))
+    return room_of(key) is None, len(key)
 
 
 def split_argv(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -262,17 +260,19 @@ def quiet() -> Iterator[None]:
     """Keeps adverts and warnings about nothing out of what a run prints."""
 
     def wanted(record: logging.LogRecord) -> bool:
-        return not any(words in record.getMessage() for words in NOISE)
+        return not NOISE.search(record.getMessage())
 
-    loggers = [
-        logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")
-    ]
+    loggers = map(logging.getLogger, ("lightning", "lightning.pytorch", "lightning.fabric"))
     handlers = [handler for logger in loggers for handler in logger.handlers]
     for handler in handlers:
         handler.addFilter(wanted)
+
+    def in_a_line(message: Warning | str, *_: Any, **__: Any) -> None:
+        print(f"warning: {short(message)}", file=sys.stderr, flush=True)
+
     with warnings.catch_warnings():
-        for words in NOISE:
-            warnings.filterwarnings("ignore", f"(?s).*{re.escape(words)}")
+        warnings.filterwarnings("ignore", f"(?s).*({NOISE.pattern})")
+        warnings.showwarning = in_a_line
         try:
             yield
         finally:

@@ -7,135 +7,126 @@ always wins, and each message can say which file and line it speaks of.
 
 from __future__ import annotations
 
-import difflib
 import inspect
+import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections import abc
 from functools import cache
 from importlib import import_module
+from inspect import Parameter
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from src.errors import hint, short
+
 Key = tuple[str, ...]
 Tree = dict[str, Any]
+Room = tuple[str, ...]
 
-# The keys whose value names a class, and where such classes live; `*` stands for any key.
-ROOMS = {
-    "model": ("src.models",),
-    "model.net": ("src.nets",),
-    "model.optimizer": ("torch.optim",),
-    "model.scheduler": ("src.models.schedules", "torch.optim.lr_scheduler"),
-    "model.augment": ("src.models.augment",),
-    "data.source": ("src.data.sources",),
-    "data.partition": ("src.data.partition",),
-    "callbacks.*": ("src.callbacks", "lightning.pytorch.callbacks"),
-    "trainer.logger": ("src.tracking", "lightning.pytorch.loggers"),
-}
+# The keys whose value names a class: the class that it must be a kind of, then the packages where
+# such are looked up by a short name; `*` stands for any key.
+ROOMS: dict[str, Room] = {
+    "model": ("src.models.model.Model", "src.models"),
+    "model.net": ("src.nets.net.Net", "src.nets"),
+    "model.optimizer": ("torch.optim.Optimizer", "torch.optim"),
+    "model.scheduler": (
+        "torch.optim.lr_scheduler.LRScheduler", "src.models.schedules", "torch.optim.lr_scheduler",
+    ),
+    "model.augment": ("src.models.augment.Augmentation", "src.models.augment"),
+    "data.source": ("src.data.rows.Source", "src.data.sources"),
+    "data.partition": ("src.data.partition.Partition", "src.data.partition"),
+    "callbacks.*": ("lightning.pytorch.Callback", "src.callbacks", "lightning.pytorch.callbacks"),
+    "trainer.logger": (
+        "lightning.pytorch.loggers.Logger", "src.tracking", "lightning.pytorch.loggers",
+    ),
+}  # fmt: skip
 # Arguments that the program itself gives to a class, never a config.
 GIVEN = {
     "model.net": {"in_shape", "out_dim", "num_categories"},
     "model.optimizer": {"params"},
-    "model.scheduler": {"optimizer"},
+    "model.scheduler": {"optimizer", "last_epoch"},
 }
-SYNTAX = {"class_path", "init_args", "dict_kwargs"}
-MAX_NODES = 100_000  # of a config with its aliases written out
+SYNTAX = {"class_path", "init_args"}
+WORDS = {
+    int: "an integer", float: "a number", bool: "true or false", str: "a text",
+    dict: "`key: value` pairs", NoneType: "null",
+}  # fmt: skip
+MAX_VALUES = 10_000  # of a file with its aliases written out
 
 
 class Loader(yaml.SafeLoader):
     """YAML whose `1e-3` is a number and whose `no` is a word, as in YAML 1.2."""
 
 
-Loader.yaml_implicit_resolvers = {
-    first: [(tag, rule) for tag, rule in rules if tag.rsplit(":")[-1] in ("null", "int", "merge")]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(true|false)$", re.I), [*"tTfF"])
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?((\d+\.\d*|\.\d+)(e[-+]?\d+)?|\d+e[-+]?\d+|\.inf)$|\.nan$", re.I),
-    [*"-+.0123456789"],
-)
+Loader.yaml_implicit_resolvers = {}
+for tag, rule in {
+    "null": "(~|null|)$",
+    "bool": "(true|false)$",
+    "int": r"[-+]?(0|[1-9]\d{0,17})$",
+    "float": r"[-+]?((\d+\.\d*|\.\d+)(e[-+]?\d+)?|\d+e[-+]?\d+|\.inf)$|\.nan$",
+}.items():
+    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rule, re.I), None)
 
 
-class Raw(str):
-    """A value as typed on the command line, not yet parsed."""
-
-
-def hint(name: str, names: Iterable[str]) -> str:
-    """The end of a message about a misspelt name: what it may have meant, and what there is."""
-    close = difflib.get_close_matches(name, names := sorted(names), 1)
-    return (f"; did you mean {close[0]}?" if close else ";") + f" there are: {', '.join(names)}"
-
-
-def room_of(key: Key) -> tuple[str, ...] | None:
-    """The packages whose classes `key` may name; `None` for a key that names no class."""
+def room_of(key: Key) -> Room | None:
+    """The room whose classes `key` may name; `None` for a key that names no class."""
     return ROOMS.get(".".join(key)) or (ROOMS.get(f"{key[0]}.*") if len(key) == 2 else None)
 
 
+def load(path: str) -> Any:
+    """What an import path names."""
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
 @cache
-def classes(room: tuple[str, ...]) -> dict[str, type]:
+def classes(room: Room) -> dict[str, type]:
     """The classes of a room by name; a project's own before a library's."""
+    kind = load(room[0])
     found: dict[str, type] = {}
-    for package in map(import_module, reversed(room)):
-        values = [getattr(package, name) for name in getattr(package, "__all__", dir(package))]
-        found |= {v.__name__: v for v in values if inspect.isclass(v)}
+    for package in map(import_module, room[1:]):
+        for name in getattr(package, "__all__", dir(package)):
+            cls = getattr(package, name)
+            if inspect.isclass(cls) and issubclass(cls, kind) and cls is not kind:
+                found.setdefault(name, cls)
     return found
 
 
 @cache
-def options(cls: type) -> dict[str, inspect.Parameter]:
-    """The arguments of a class that a config may set, those behind `**kwargs` too."""
-    found: dict[str, inspect.Parameter] = {}
+def options(cls: type, key: str = "") -> dict[str, Parameter]:
+    """The arguments of a class that `key` may set, those behind `**kwargs` too."""
+    found: dict[str, Parameter] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):
             continue
-        hints = _hints(base.__init__)  # type: ignore[misc]
-        parameters = inspect.signature(base.__init__).parameters  # type: ignore[misc]
-        kinds = [p.kind for p in parameters.values()]
-        for name, p in parameters.items():
-            if name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-                found.setdefault(name, p.replace(annotation=hints.get(name, Any)))
-        if inspect.Parameter.VAR_KEYWORD not in kinds:
+        try:
+            signature = inspect.signature(base.__init__, eval_str=True)  # type: ignore[misc]
+        except Exception:  # names that exist only for a type checker: such types go unchecked here
+            signature = inspect.signature(base.__init__)  # type: ignore[misc]
+        kinds = {name: p.kind for name, p in signature.parameters.items()}
+        for name, p in signature.parameters.items():
+            if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or name in ("self", *GIVEN.get(key, ())):
+                continue
+            kind = Any if isinstance(p.annotation, str) or p.annotation is p.empty else p.annotation
+            kind = kind | None if p.default is None and kind is not Any else kind
+            found.setdefault(name, p.replace(annotation=kind))
+        if Parameter.VAR_KEYWORD not in kinds.values():
             break
     return found
 
 
-def _hints(function: Callable) -> dict[str, Any]:
-    try:
-        return get_type_hints(function)
-    except Exception:  # names that exist only for a type checker: such options go unchecked here
-        return {}
-
-
-def resolve(name: str, room: tuple[str, ...], key: Key, where: str) -> type:
-    """The class that `key` names, shortly or by its import path.
-
-    Raises:
-        ValueError: There is none of that name; the line lists what there is.
-    """
-    known = classes(room)
-    if "." not in name:
-        if name not in known:
-            raise ValueError(f"{where}: `{'.'.join(key)}` has no {name!r}{hint(name, known)}")
-        return known[name]
-    module, _, attribute = name.rpartition(".")
-    try:
-        cls = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as e:
-        raise ValueError(f"{where}: `{'.'.join(key)}`: can't import {name}: {e}") from None
-    if not inspect.isclass(cls):
-        raise ValueError(f"{where}: `{'.'.join(key)}`: {name} is no class")
-    return cls
+def shown(value: Any) -> str:
+    """A value as a message shows it."""
+    return short(json.dumps(value, default=str), 60)
 
 
 def merge(old: Any, new: Any) -> Any:
     """`new` over `old`, leaf by leaf; a choice of another class replaces the earlier one whole."""
-    if isinstance(old, str) and isinstance(new, dict):
-        old = {"class_path": old}
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
     if new.get("class_path", old.get("class_path")) != old.get("class_path"):
@@ -157,22 +148,27 @@ class Config:
 
     def __init__(self, defaults: Tree, leaves: dict[str, Any], sections: dict[str, type]) -> None:
         self.leaves, self.sections = leaves, sections
-        self.marks: dict[Key, str] = {}
+        self.marks: dict[Key, str] = {}  # where a key was set, as a message begins with it
+        self.texts: dict[Key, str] = {}  # of flags, as typed
         self.tree: Tree = {}
-        self.add(defaults, "the program's defaults")
+        self.add(defaults, "")
 
     def add(self, tree: Tree, origin: str) -> None:
         """Merges a tree that was not read from a file."""
-        self.marks.setdefault((), origin)
+        self.marks[()] = origin and f"{origin}: "
         self.tree = merge(self.tree, self._canonical(tree, ()))
 
     def add_flag(self, flag: str, value: str) -> None:
-        """Merges `--a.b.c value`. The type of the option decides later how the value is read."""
+        """Merges `--a.b.c value`; the value is read as YAML, or as text if that fits better."""
         key = tuple(part for part in flag.split(".") if part not in SYNTAX)
-        leaf: Any = Raw(value)
-        if room_of(key) or value.startswith("{"):
-            leaf = self._read(value, f"--{flag}", key)
-        self.marks[key] = f"--{flag}"
+        if not all(key):
+            raise ValueError(f"--{flag} is no key: write it as --data.batch_size, say")
+        self.texts[key] = value
+        try:
+            leaf = self._read(value, "", key)
+        except ValueError:
+            leaf = value
+        self.marks = {key[:end]: "" for end in range(1, len(key))} | self.marks | {key: ""}
         for part in reversed(key):
             leaf = {part: leaf}
         self.tree = merge(self.tree, self._canonical(leaf, ()))
@@ -188,60 +184,69 @@ class Config:
         if path in via:
             raise ValueError(f"{path}: `base` goes round in a circle")
         if not path.is_file():
-            there = [p.name for p in path.parent.glob("*.yaml")]
-            raise FileNotFoundError(f"config {path} does not exist" + hint(path.name, there))
+            there = sorted(
+                map(str, {*path.parent.glob("[!.]*.yaml"), *Path("configs").glob("*.yaml")})
+            )
+            wanted = f" (`base` of {via[-1]})" if via else ""
+            raise FileNotFoundError(f"no config {path}{wanted}{hint(str(path), there)}")
         try:
-            tree = self._read(path.read_text(encoding="utf-8-sig"), str(path), ())
+            tree = self._read(path.read_text(encoding="utf-8-sig"), str(path))
         except UnicodeDecodeError:
             raise ValueError(f"config {path} is not a text file") from None
         if not isinstance(tree, dict):
             raise ValueError(f"config {path} holds no `key: value` lines")
         bases = tree.pop("base", [])
-        for base in [bases] if isinstance(bases, str) else bases:
-            self.add_file(path.parent / base, (*via, path))
+        for base in bases if isinstance(bases, list) else [bases]:
+            self.add_file(path.parent / str(base), (*via, path))
         self.tree = merge(self.tree, self._canonical(tree, ()))
 
-    def _read(self, text: str, origin: str, key: Key) -> Any:
-        loader = Loader(text)
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                return {}
-            if _size(node, {}) > MAX_NODES:
-                raise ValueError(f"{origin}: more than {MAX_NODES:,} values: too many aliases")
-            return self._plain(node, loader, origin, key)
-        except yaml.YAMLError as e:
-            mark = getattr(e, "problem_mark", None)
-            at = f":{mark.line + 1}" if mark else ""
-            raise ValueError(
-                f"{origin}{at}: not YAML: {getattr(e, 'problem', None) or e}"
-            ) from None
-        finally:
-            loader.dispose()
+    def _wrong(self, key: Key, text: str) -> ValueError:
+        """An error that begins with the file and line that set `key`, or what is above it."""
+        above = (key[:end] for end in range(len(key), -1, -1))
+        place = next(self.marks[k] for k in above if k in self.marks)
+        return ValueError(f"{place}`{'.'.join(key)}`{text}")
 
-    def _plain(self, node: yaml.Node, loader: Loader, origin: str, key: Key) -> Any:
-        """Dicts, lists and scalars of a YAML node; remembers the line of each key."""
-        if not re.match(r"tag:yaml.org,2002:\w+$", node.tag):
-            raise ValueError(f"{origin}:{node.start_mark.line + 1}: {node.tag} is not allowed")
-        if isinstance(node, yaml.SequenceNode):
-            return [self._plain(child, loader, origin, key) for child in node.value]
-        if not isinstance(node, yaml.MappingNode):
-            return loader.construct_object(node)
-        found: Tree = {}
-        loader.flatten_mapping(node)
-        for key_node, child in node.value:
-            line = f"{origin}:{key_node.start_mark.line + 1}" if "--" not in origin else origin
-            name = str(loader.construct_object(key_node))
-            if name in found:
-                raise ValueError(f"{line}: `{'.'.join((*key, name))}` is given twice")
-            parts = name.split(".") if not key else [name]  # `model.net: MLP` at the top
-            inner = (*key, *(p for p in parts if p not in SYNTAX and not p[:1].isupper()))
-            self.marks[inner] = line
-            value = self._plain(child, loader, origin, inner)
-            for part in reversed(parts[1:]):
-                value = {part: value}
-            found[parts[0]] = merge(found.get(parts[0]), value) if len(parts) > 1 else value
-        return found
+    def _read(self, text: str, path: str, key: Key = ()) -> Any:
+        """What is in a file, or in the value of the flag `key` if there is no `path`."""
+        count = 0
+
+        def at(mark: yaml.Mark | None) -> str:
+            return f"{path}:{mark.line + 1}: " if mark and path else ""
+
+        def plain(node: yaml.Node, key: Key) -> Any:
+            """Dicts, lists and scalars; remembers the line of each key."""
+            nonlocal count
+            count += 1
+            if count > MAX_VALUES:
+                raise ValueError(f"{path}: more than {MAX_VALUES:,} values: too many aliases")
+            if not re.match(r"tag:yaml.org,2002:\w+$", node.tag):
+                raise ValueError(f"{at(node.start_mark)}{node.tag} is not allowed")
+            if isinstance(node, yaml.SequenceNode):
+                return [plain(child, key) for child in node.value]
+            if not isinstance(node, yaml.MappingNode):
+                return loader.construct_object(node)
+            found: Tree = {}
+            for key_node, child in node.value:
+                name, place = str(plain(key_node, key)), at(key_node.start_mark)
+                if name in found:
+                    raise ValueError(f"{place}`{'.'.join((*key, name))}` is given twice")
+                is_class = (
+                    room_of(key) and name[:1].isupper() and isinstance(child, yaml.MappingNode)
+                )
+                inner = key if is_class or name in SYNTAX else (*key, name)
+                self.marks[inner] = place
+                found[name] = plain(child, inner)
+            return found
+
+        try:
+            loader = Loader(text)
+            node = loader.get_single_node()
+            return {} if node is None else plain(node, key)
+        except yaml.MarkedYAMLError as e:
+            raise ValueError(f"{at(e.problem_mark)}not YAML: {e.problem}") from None
+        except (yaml.YAMLError, RecursionError) as e:
+            what = "nested too deep" if isinstance(e, RecursionError) else short(e)
+            raise ValueError(f"{path}: not YAML: {what}") from None
 
     def _canonical(self, value: Any, key: Key) -> Any:
         """The same tree with every chosen class written as `class_path` and `init_args`."""
@@ -250,29 +255,35 @@ class Config:
             return [self._canonical(v, key) for v in value]
         if room and isinstance(value, str):
             value = {"class_path": value}
-        if not isinstance(value, dict) or key[:1] == ("base",):
+        if not isinstance(value, dict):
             return value
         if not room:
             return {k: self._canonical(v, (*key, k)) for k, v in value.items()}
-        name = value.get("class_path")
-        given = {k: v for k, v in value.items() if k not in SYNTAX}
-        args = {**(value.get("init_args") or {}), **given}
-        if name is None and len(args) == 1 and next(iter(args))[:1].isupper():
-            [(name, args)] = args.items()
-        if not isinstance(args := args or {}, dict):
-            raise ValueError(f"{self.at(key)}: options of {name} are {args!r}, not `key: value`")
-        node: Tree = {"init_args": {k: self._canonical(v, (*key, k)) for k, v in args.items()}}
-        if name is not None:
-            cls = resolve(str(name), room, key, self.at(key))
-            node["class_path"] = f"{cls.__module__}.{cls.__qualname__}"
-        return node
+        if len(value) == 1:
+            [(name, args)] = value.items()
+            if name[:1].isupper() and isinstance(args, dict | None):  # not `T_max: 3`
+                value = {"class_path": name, "init_args": args}
+        args = value.get("init_args") or {}
+        if isinstance(args, dict):
+            args = {k: v for k, v in value.items() if k not in SYNTAX} | args
+            args = {k: self._canonical(v, (*key, k)) for k, v in args.items()}
+        if "class_path" not in value:
+            return {"init_args": args}
+        cls = self._class(value["class_path"], room, key)
+        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": args}
 
-    def at(self, key: Key) -> str:
-        """File and line, or flag, that set `key` or what is above it."""
-        for end in range(len(key), 0, -1):
-            if key[:end] in self.marks:
-                return self.marks[key[:end]]
-        return self.marks.get((), "command line")
+    def _class(self, name: Any, room: Room, key: Key) -> type:
+        """The class that `key` names, shortly or by its import path."""
+        cls = None
+        try:
+            if isinstance(name, str):
+                cls = load(name) if "." in name else classes(room).get(name)
+        except Exception as e:  # whatever a module raises while it is imported
+            raise self._wrong(key, f": can't import {name}: {e}") from e
+        if inspect.isclass(cls) and issubclass(cls, load(room[0])):
+            return cls
+        listed = hint(str(name), classes(room))
+        raise self._wrong(key, f": {shown(name)} is no {room[0].split('.')[-1]}{listed}")
 
     def checked(self) -> Tree:
         """The whole tree, flags parsed, after every key, type and required option was checked.
@@ -280,111 +291,89 @@ class Config:
         Raises:
             ValueError: The first that is wrong, with file and line and what there is instead.
         """
-        known = {*self.leaves, *self.sections, *(k for k in ROOMS if "." not in k), "callbacks"}
-        for name in self.tree:
-            if name not in known:
-                raise ValueError(f"{self.at((name,))}: there is no `{name}`{hint(name, known)}")
-        return {k: self._checked(v, (k,), self.leaves.get(k, Any)) for k, v in self.tree.items()}
+        model = Parameter("model", Parameter.KEYWORD_ONLY)
+        root = {"model": model, **dict.fromkeys(self.sections, model.replace(default={}))}
+        for name, kind in {"callbacks": dict | None, **self.leaves}.items():
+            root[name] = model.replace(default=None, annotation=kind)
+        return self._checked_options(self.tree, (), root)
 
     def _checked(self, value: Any, key: Key, annotation: Any) -> Any:
-        if room_of(key) and isinstance(value, list):
-            return [self._checked(v, key, annotation) for v in value]
-        if room_of(key) and isinstance(value, dict):
-            return self._checked_class(value, key)
         if len(key) == 1 and key[0] in self.sections:
-            return self._checked_options(value, key, self.sections[key[0]])
-        if key == ("callbacks",):
-            return {k: self._checked(v, (*key, k), Any) for k, v in (value or {}).items()}
-        return self._checked_value(value, key, annotation)
-
-    def _checked_class(self, value: Tree, key: Key) -> Tree:
-        room, name = room_of(key), value.get("class_path")
-        assert room
-        if name is None:
-            first = ".".join(key)
-            raise ValueError(
-                f"{self.at(key)}: `{first}` has options but no class: "
-                f"add --{first} NAME{hint('', classes(room))}"
-            )
-        cls = resolve(name, room, key, self.at(key))
-        return {**value, "init_args": self._checked_options(value["init_args"], key, cls)}
-
-    def _checked_options(self, given: Any, key: Key, cls: type) -> Tree:
-        dotted = ".".join(key)
-        there = {k: v for k, v in options(cls).items() if k not in GIVEN.get(dotted, ())}
-        if not isinstance(given, dict):
-            raise ValueError(f"{self.at(key)}: `{dotted}` is {given!r}, not `key: value` lines")
-        for name in given:
-            if name not in there:
-                at = self.at((*key, name))
-                raise ValueError(
-                    f"{at}: {cls.__name__} has no `{dotted}.{name}`{hint(name, there)}"
-                )
-        for name, option in there.items():
-            if option.default is option.empty and given.get(name) is None:
-                raise ValueError(
-                    f"{self.at(key)}: {cls.__name__} needs `{dotted}.{name}`: add it to the config "
-                    f"or give --{dotted}.{name}"
-                )
-        return {k: self._checked(v, (*key, k), there[k].annotation) for k, v in given.items()}
-
-    def _checked_value(self, value: Any, key: Key, annotation: Any) -> Any:
-        """A plain value of the right type, or the one error about it."""
-        if not isinstance(value, Raw):
-            tries = [value]
-        else:
-            try:
-                tries = [self._read(value, self.at(key), key), str(value)]
-            except ValueError:
-                tries = [str(value)]
-        for candidate in tries:
+            return self._checked_options(value, key, options(self.sections[key[0]]))
+        if key == ("callbacks",) and isinstance(value, dict):
+            return {k: self._checked(v, (*key, k), NoneType) for k, v in value.items()}
+        if room := room_of(key):
+            return self._checked_class(value, key, room, annotation)
+        for candidate in (value, self.texts.get(key, value)):
             if fits(candidate, annotation):
                 return candidate
-        raise ValueError(
-            f"{self.at(key)}: `{'.'.join(key)}` is {tries[0]!r}, not {readable(annotation)}"
-        )
+        raise self._wrong(key, f" is {shown(value)}, not {readable(annotation)}")
 
+    def _checked_class(self, value: Any, key: Key, room: Room, annotation: Any) -> Any:
+        """One class or, where `annotation` allows it, several or none."""
+        if isinstance(value, list) and fits([], annotation):
+            return [self._checked_class(v, key, room, load(room[0])) for v in value]
+        if not isinstance(value, dict) and fits(value, annotation):
+            return value
+        name = value.get("class_path") if isinstance(value, dict) else value
+        if name is None:
+            raise self._unset(key)
+        cls = self._class(name, room, key)
+        given, there = value["init_args"], options(cls, ".".join(key))
+        checked = self._checked_options(given, key, there, f"{cls.__name__} has")
+        node = {**value, "init_args": checked}
+        only_lists = fits([], annotation) and load(room[0]) not in get_args(annotation)
+        return [node] if only_lists else node
 
-def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """Values in a YAML node with its aliases written out, counted without writing them out."""
-    if id(node) not in sizes:
-        sizes[id(node)] = MAX_NODES  # a node inside itself
-        children: list[yaml.Node] = []
-        if isinstance(node, yaml.MappingNode):
-            children = [part for pair in node.value for part in pair]
-        elif isinstance(node, yaml.SequenceNode):
-            children = node.value
-        sizes[id(node)] = 1 + sum(_size(child, sizes) for child in children)
-    return sizes[id(node)]
+    def _checked_options(
+        self, given: Any, key: Key, there: dict[str, Parameter], owner: str = "there is"
+    ) -> Tree:
+        if not isinstance(given, dict):
+            raise self._wrong(key, f" is {shown(given)}, not {WORDS[dict]}")
+        for name in given:
+            if name not in there:
+                raise self._wrong((*key, name), f": {owner} no such option{hint(name, there)}")
+        for name, option in there.items():
+            if option.default is option.empty and given.get(name) is None:
+                raise self._unset((*key, name))
+        return {k: self._checked(v, (*key, k), there[k].annotation) for k, v in given.items()}
+
+    def _unset(self, key: Key) -> ValueError:
+        room = room_of(key)
+        add = f"add it to --config FILE, or give --{'.'.join(key)} {'NAME' if room else 'VALUE'}"
+        listed = hint("", classes(room)) if room else ""
+        return self._wrong(key, f" is not set: {add}{listed}")
 
 
 def fits(value: Any, annotation: Any) -> bool:
     """Whether the parser takes `value` for an option of this type."""
     if annotation is Any:
         return True
+    if value is None:
+        return NoneType in (annotation, *get_args(annotation))
     parser = ArgumentParser(exit_on_error=False)
     try:
         parser.add_argument("--value", type=annotation)
-    except ValueError:  # a type the parser doesn't know
-        return True
-    try:
         parser.parse_object({"value": value})
     except ArgumentError:
         return False
+    except ValueError:  # a type the parser doesn't know
+        pass
     return True
 
 
 def readable(annotation: Any) -> str:
-    """A type in words: `int or null`, `one of a, b`, `list of int`."""
+    """A type in words: `a whole number or null`, `one of a, b`, `a list (each a number)`."""
     origin, args = get_origin(annotation), get_args(annotation)
-    if annotation is type(None):
-        return "null"
     if origin is Literal:
         return f"one of {', '.join(map(str, args))}"
-    if args and str(origin) in ("typing.Union", "<class 'types.UnionType'>"):
-        return " or ".join(readable(a) for a in args)
-    if origin in (list, tuple, set) or (origin and "Sequence" in str(origin)):
-        return f"a list of {readable(args[0])}" if args else "a list"
-    names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
-    name = getattr(annotation, "__name__", str(annotation))
-    return names.get(name, name)
+    if origin in (Union, UnionType):  # without tensors and such, which no YAML can hold
+        choices = [choice for a in args if get_origin(a) is Literal for choice in get_args(a)]
+        plain = [a for a in args if a in WORDS or (get_args(a) and get_origin(a) is not Literal)]
+        kinds = [Literal[*dict.fromkeys(map(str, choices))]] if choices else []
+        return " or ".join(map(readable, [*kinds, *plain] or args))
+    if args and origin is not abc.Callable:
+        each = "" if origin is tuple and ... not in args else "each "
+        inner = ", ".join(readable(a) for a in args[origin is dict :] if a is not ...)
+        return f"{WORDS.get(origin, 'a list')} ({each}{inner})"
+    return WORDS.get(annotation, getattr(annotation, "__name__", str(annotation)))

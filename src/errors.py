@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 import traceback
+from collections.abc import Iterable
+from pathlib import Path
 
 OUR_FAULT, WRONG_INPUT, INTERRUPTED, BAD_NUMBERS = 1, 2, 75, 76
-LONGEST = 600  # characters of a message; libraries print whole tensors
+# The part of a library that an option is for: what fails there is the option's fault.
+PARTS = {
+    "/src/nets/.* in __init__$": "model.net",
+    "^torch/nn/functional.* in _verify_batch_size$": "model.net.norm",
+    "^torch/optim/lr_scheduler": "model.scheduler",
+    "^torch/optim/(?!swa)": "model.optimizer",
+    "^lightning/fabric/utilities/seed": "seed_everything",
+    "^lightning/pytorch/callbacks/": "callbacks",
+    "^lightning/pytorch/loggers/": "trainer.logger",
+    "^lightning/(fabric|pytorch)/(accelerators|trainer/(connectors|setup))": "trainer",
+}
+
+
+def short(text: object, longest: int = 250) -> str:
+    """`text` in one line, cut between two words if it is longer than that."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= longest else f"{line[:longest].rpartition(' ')[0]} ..."
+
+
+def hint(name: str, names: Iterable[str]) -> str:
+    """The end of a message about a wrong name: what it may have meant, and what there is."""
+    close = difflib.get_close_matches(name, names := [*names], 1)
+    meant = f"; did you mean {close[0]}?" if close else ";"
+    return f"{meant} there are: {short(', '.join(names), 200)}" if names else ""
 
 
 def explain(error: BaseException) -> tuple[str, int]:
@@ -16,19 +42,50 @@ def explain(error: BaseException) -> tuple[str, int]:
     `ValueError` and its like are wrong input: this project raises them with a full sentence, and so
     do torch and Lightning for an option that they don't take. Anything else is our fault.
     """
-    text = re.sub(r"\s+", " ", str(error)).strip()[:LONGEST]
+    places, parsed = stack(error), ""
+    while error.__cause__ and places[0].startswith("jsonargparse/"):  # it wraps what a class raises
+        parsed = parsed or ".".join(re.findall(r'Parser key "([\w.]+)"', str(error)))
+        error = error.__cause__
+        places = stack(error)
     name = type(error).__name__
+    text = short(error, 400) or name
     if isinstance(error, KeyboardInterrupt):
-        return f"interrupted{text and f'; go on with: {text}'}", INTERRUPTED
+        rest = f"; go on with: {text}" if error.args else ""
+        return f"interrupted{rest}", INTERRUPTED
     if isinstance(error, FloatingPointError):
         return text, BAD_NUMBERS
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}", WRONG_INPUT
-    if isinstance(error, (ValueError, OSError)) or name == "MisconfigurationException":
+    if isinstance(error, MemoryError) or re.search("allocate.* memory|out of memory", text):
+        less = "lower `data.batch_size` or the sizes of `model.net`"
+        return f"not enough memory: {less} ({short(text, 120)})", WRONG_INPUT
+    wrong = isinstance(error, (ValueError, OSError)) or name == "MisconfigurationException"
+    if wrong and "/src/" in places[0]:
         return text, WRONG_INPUT
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{last.filename.rpartition('site-packages/')[2]}:{last.lineno}"
-    return f"{name} at {place}: {text} (run again with --debug for the whole story)", OUR_FAULT
+    if key := part_of(places) or parsed:
+        unnamed = isinstance(error, (ArithmeticError, AttributeError, LookupError))
+        return f"`{key}`: {f'{name}: ' * unnamed}{short(text)}", WRONG_INPUT
+    if wrong:
+        return text, WRONG_INPUT
+    return f"{name} at {places[0]}: {short(text)} (--debug shows the whole story)", OUR_FAULT
+
+
+def part_of(places: list[str]) -> str | None:
+    """The key whose part of a library failed; `None` if it was this project's code."""
+    for place in places:
+        for part, key in PARTS.items():
+            if re.search(part, place):
+                return key
+        if re.search("/src/(?!nets/)", place):
+            break
+    return None
+
+
+def stack(error: BaseException) -> list[str]:
+    """File and line of each call that led to the error, the innermost first."""
+    calls = reversed(traceback.extract_tb(error.__traceback__))
+    places = (f"{Path(call.filename).as_posix()}:{call.lineno} in {call.name}" for call in calls)
+    return [place.rpartition("site-packages/")[2] for place in places]
 
 
 def report(error: BaseException, debug: bool) -> int:

@@ -74,7 +74,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, KeyError) as e:
-        raise ValueError(f"checkpoint {path} is damaged or no checkpoint: {str(e)[:120]}") from None
+        raise ValueError(f"checkpoint {path} is damaged, or no checkpoint") from e
     if not isinstance(checkpoint, dict) or not {"config", "DataModule"} <= checkpoint.keys():
         raise ValueError(f"checkpoint {path} was not written by this project: it has no config")
     return checkpoint
@@ -89,14 +89,28 @@ class RunFolder(L.Callback):
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
+        self.written: list[Path] = []
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         folder, data = Path(trainer.default_root_dir), trainer.datamodule  # type: ignore[attr-defined]
-        _new(folder / "config.yaml").write_text(yaml.safe_dump(self.config, sort_keys=False))
-        _new(folder / "partition.json").write_text(json.dumps(data.split.report, indent=1))
-        _new(folder / "statistics.json").write_text(json.dumps(data.statistics.to_json(), indent=1))
+        counts = ", ".join(f"{n:,} {split}" for split, n in data.split.report["counts"].items())
+        size = sum(p.numel() for p in pl_module.parameters())
+        names = type(data.source).__name__, type(pl_module.net).__name__
+        print(f"{names[0]}: {counts} rows; {names[1]}: {size:,} parameters", flush=True)
+        for name, text in {
+            "config.yaml": yaml.safe_dump(self.config, sort_keys=False),
+            "partition.json": json.dumps(data.split.report, indent=1),
+            "statistics.json": json.dumps(data.statistics.to_json(), indent=1),
+        }.items():
+            self.written.append(_new(folder / name))
+            self.written[-1].write_text(text)
+
+    def on_exception(self, trainer: L.Trainer, *_: Any) -> None:
+        """A run that took no step leaves nothing."""
+        while trainer.global_step == 0 and self.written:
+            self.written.pop().unlink()
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -129,5 +143,5 @@ def write_predictions(folder: Path, model: Model, data: DataModule) -> None:
             out.writerow(["row", *signature.target_names])
             best = [[]] * len(scores)
         for row, label, values in zip(rows.tolist(), best, scores.tolist(), strict=True):
-            out.writerow([names[row], *label, *(f"{v:.6g}" for v in values)])
+            out.writerow([names[row], *label, *(f"{v:.9g}" for v in values)])
     print(f"predictions: {path}")

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from src.callbacks import Monitor, Progress, Report, plots
+from src.callbacks import Monitor, Progress, Report, monitor, plots
 from src.callbacks.report import read_history
 from src.data.rows import Rows, Signature
 from src.tracking import MetricsCsv
@@ -78,6 +78,7 @@ class Model(L.LightningModule):
         torch.manual_seed(0)
         self.net = torch.nn.Linear(int(np.prod(data.signature.in_shape)), data.signature.out_dim)
         self.given, self.slow_val, self.norms, self.results = scores, slow_val, [], {}
+        self.num_seen = 8
 
     def training_step(self, batch, i):
         return self.net(batch[0]).square().mean()
@@ -182,12 +183,11 @@ def test_progress_shows_a_bar_in_a_terminal_and_leaves_only_the_lines(
     data, progress = vectors(), Progress()
     monkeypatch.setattr(sys, "stderr", Terminal())
     fitting = trainer(tmp_path, progress, max_epochs=2)
-    fitting.fit(Model(data), datamodule=data)
+    fitting.fit(Model(data, slow_val=0.11), datamodule=data)
     shown = sys.stderr.getvalue()
     assert "epoch 2/2:" in shown
-    assert "val:" in shown
+    assert re.search("[56]/6", shown)  # batches of train and val
     assert shown.endswith("\r")  # cleared
-    assert progress._bars == []
     assert capsys.readouterr().out.count("\n") == 2
 
 
@@ -200,7 +200,6 @@ def test_progress_clears_its_bars_before_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     with pytest.raises(FloatingPointError):
         trainer(tmp_path, progress).fit(model, datamodule=data)
-    assert progress._bars == []
     assert sys.stderr.getvalue().endswith("\r")
 
 
@@ -216,10 +215,11 @@ def history(folder):
         return list(csv.DictReader(file))
 
 
-def test_monitor_logs_rate_gradient_and_speed(tmp_path):
+def test_monitor_logs_rate_gradient_and_speed(tmp_path, monkeypatch):
+    monkeypatch.setattr(monitor, "EVERY_N_STEPS", 2)
     data = vectors()
     model = Model(data, slow_val=0.1)
-    fitting = trainer(tmp_path, Monitor(every_n_steps=2), gradient_clip_val=1e-3)
+    fitting = trainer(tmp_path, Monitor(), gradient_clip_val=1e-3)
     fitting.fit(model, datamodule=data)
     rows = history(tmp_path)
     assert [float(row["lr"]) for row in rows] == [0.5, 0.25, 0.125]
@@ -229,24 +229,25 @@ def test_monitor_logs_rate_gradient_and_speed(tmp_path):
     assert all(float(row["samples_per_s"]) > 8 / 0.2 for row in rows)  # without the slow val
 
 
-def test_monitor_refuses_no_steps():
-    with pytest.raises(
-        ValueError, match=r"^`every_n_steps` of the callback Monitor is 0, not 1 or more$"
-    ):
-        Monitor(every_n_steps=0)
+def test_monitor_asks_fsdp_for_the_norm_of_all_shards(tmp_path, monkeypatch):
+    data = vectors()
+    model = Model(data)
+    model.clip_grad_norm_ = lambda most: torch.tensor(3.0) if most == np.inf else None
+    trainer(tmp_path, Monitor(), max_epochs=1).fit(model, datamodule=data)
+    assert float(history(tmp_path)[0]["grad_norm"]) == 3
 
 
 def test_history_of_a_resumed_run_has_what_was_logged_last(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text(
         "epoch,step,lr,val/loss,train/loss,test/acc\n"
-        "0,9,0.1,3,,\n0,9,,,4,\n1,19,,2,3,\n2,29,,1,,\n1,19,,2.5,3.5,\n2,29,,nan,,\n3,30,,,,0.9\n"
+        "0,9,0.1,3,4,\n1,19,,2,3,\n2,29,,1,,\n2,30,,,,0.8\n1,19,,2.5,3.5,\n2,29,,nan,,\n3,30,,,,0.9\n"
     )
-    found = read_history(path)
-    assert found.keys() == {0, 1, 2}
-    assert found[0] == {"val/loss": 3, "train/loss": 4}
-    assert found[1] == {"val/loss": 2.5, "train/loss": 3.5}
-    assert np.isnan(found[2]["val/loss"])
+    first, second, third = read_history(path)
+    assert first == {"epoch": 0, "step": 9, "lr": 0.1, "val/loss": 3, "train/loss": 4}
+    assert second == {"epoch": 1, "step": 19, "val/loss": 2.5, "train/loss": 3.5}
+    assert np.isnan(third["val/loss"])
+    assert third["step"] == 29
 
 
 SCORES = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
@@ -285,8 +286,8 @@ def test_report_of_a_classifier_of_a_table(tmp_path, monkeypatch, capsys):
     ]
     assert logger.config == {"partition": {"fingerprint": "f00d"}}
     assert logger.summary == {
-        "best/epoch": 1, "best/train/loss": 2, "best/train/acc": 0.25, "best/val/loss": 0.5,
-        "best/val/acc": 0.5, "best/val/f1": 1,
+        "best/epoch": 1, "best/step": 7, "best/train/loss": 2, "best/train/acc": 0.25,
+        "best/val/loss": 0.5, "best/val/acc": 0.5, "best/val/f1": 1,
     }  # fmt: skip
     assert logger.images.keys() == {"val/confusion", "test/confusion"}
     assert logger.tables["test/confusion_table"][0] == ["true", "predicted", "rows"]
@@ -322,7 +323,7 @@ def test_report_of_a_regressor(tmp_path, capsys):
     assert {"predicted_val.png", "predicted_test.png"} <= {*files}
     rows = logger.tables["val/mistakes_table"]
     assert rows[0][:4] == ["row", "true", "predicted", "error"]
-    assert [row[0] for row in rows[1:]] == ["row11", "row9", "row8", "row10"]
+    assert [row[0] for row in rows[1:]] == ["row11", "row9", "row8"]  # row10 is no mistake
     assert rows[1][1:4] == ["22, 23", "25, 26", 3.0]
     assert "warning" not in capsys.readouterr().err
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -38,8 +39,11 @@ def test_fit_trains_tests_the_best_and_leaves_a_whole_folder(trained, tmp_path):
     ]  # fmt: skip
     assert last == f"run folder: {folder}"
     lines = trained.out.splitlines()
-    assert [line.split("  ")[0] for line in lines[:2]] == ["epoch 1/2", "epoch 2/2"]
-    assert len(lines) == 7, "nothing else is printed"
+    assert re.fullmatch(
+        r"Digits: 1,258 train, \d+ val, \d+ test rows; MLP: 17,226 parameters", lines[0]
+    )
+    assert [line.split("  ")[0] for line in lines[1:3]] == ["epoch 1/2", "epoch 2/2"]
+    assert len(lines) == 8, "nothing else is printed"
     assert trained.err == ""
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
     assert there >= {

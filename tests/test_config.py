@@ -38,12 +38,8 @@ model:
       init_args:
         lr: 1.0e-3
 """
-    flat = (
-        "model: Classifier\nmodel.net: MLP\nmodel.net.hidden_dims: [8, 4]\nmodel.net.norm: batch\n"
-    )
-    flat += "model.optimizer: AdamW\nmodel.optimizer.lr: 0.001\n"
-    one, *others = (read(tmp_path, text + "data: {source: Digits}") for text in (short, long, flat))
-    assert others == [one, one]
+    one, *others = (read(tmp_path, text + "data: {source: Digits}") for text in (short, long))
+    assert others == [one]
     assert one["model"]["init_args"]["net"] == {
         "class_path": "src.nets.mlp.MLP",
         "init_args": {"hidden_dims": [8, 4], "norm": "batch"},
@@ -124,10 +120,10 @@ def test_an_alias_bomb_is_refused_at_once(tmp_path):
     for here, before in zip("bcdefghij", "abcdefghi", strict=True):
         lines.append(f"{here}: &{here} [{','.join([f'*{before}'] * 9)}]")
     start = time.perf_counter()
-    with pytest.raises(ValueError, match=r"c0.yaml: more than 100,000 values: too many aliases"):
+    with pytest.raises(ValueError, match=r"c0.yaml: more than 10,000 values: too many aliases"):
         read(tmp_path, "\n".join(lines))
     assert time.perf_counter() - start < 1
-    with pytest.raises(ValueError, match="too many aliases"):
+    with pytest.raises(ValueError, match="c0.yaml: not YAML: nested too deep"):
         read(tmp_path, "a: &a [*a]")
 
 
@@ -150,4 +146,4 @@ def test_types():
     assert not fits("abc", int)
     assert fits([1, 2], list[int])
     assert not fits([1, 2.5], list[int])
-    assert readable(list[int] | None) == "a list of a whole number or null"
+    assert readable(list[int] | None) == "a list (each an integer) or null"

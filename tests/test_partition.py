@@ -302,18 +302,18 @@ def test_groups_have_shares_by_rows() -> None:
 def test_groups_that_cannot_be() -> None:
     rows = make([10], groups=np.repeat([1, 2], 5))
     assert message(Stratified(), rows) == (
-        "the data has 2 distinct groups, but each of train, val, test needs one: add groups, "
-        "or change `data.partition`"
+        "the data has 2 of the 3 distinct groups it needs: add groups, leave it out, or change "
+        "`data.partition`"
     )
     rows.groups = np.array(["a", "b", None, *"cdefghi"], object)
-    assert message(Stratified(), rows) == (
-        "row 2 has no group: fill it in, or leave out `data.partition.group_by`"
-    )
+    assert message(Stratified(), rows) == ("row 2 has no group: fill it in")
     rows.groups = np.array([0, np.nan, *range(8)])
     assert message(Stratified(), rows).startswith("row 1 has no group")
     rows.groups = np.repeat(np.arange(5), 2)
     rows.published = np.array([2, *[FREE] * 9], np.int8)
-    assert message(Stratified(), rows).startswith("the group of row ")
+    assert re.fullmatch(
+        r"the group of row \d is in a published split too", message(Stratified(), rows)
+    )
     rows.published[1] = 2
     assert Stratified().split(rows).test.tolist() == [0, 1]
 
@@ -328,7 +328,7 @@ TIMES = {
     "object": np.array([f"2024-{i // 4:03d}" for i in range(100)], object),
     "date": np.datetime64("2024-01-01") + np.arange(100) // 4,
     "ns": (np.datetime64("2024-01-01") + np.arange(100) // 4).astype("M8[ns]") + 1,
-    "uint64": np.arange(100).astype(np.uint64) // 4 + np.uint64(2**63),
+    "int of ns": (np.arange(100) // 4 + 19_000) * 86_400 * 10**9 + 1,
 }
 
 
@@ -358,8 +358,8 @@ def test_a_kept_time_need_not_be_of_todays_type() -> None:
         (np.arange(6.0), [2, 5], [2, 3, 1]),
         (np.array([*"abcdef"]), ["bb", "d"], [2, 1, 3]),
         (
-            np.arange("2024-01-01", "2024-01-07", dtype="M8[D]"),
-            ["2024-01-02T12", "2024-01-05"],
+            np.arange("1970-01-01", "1970-01-07", dtype="M8[D]"),
+            [1.5 * 86_400, 4 * 86_400],
             [2, 2, 2],
         ),
     ]:
@@ -372,18 +372,17 @@ def test_a_kept_time_need_not_be_of_todays_type() -> None:
 def test_times_that_cannot_be() -> None:
     rows = make([10], times=np.repeat([1, 2], 5))
     assert message(Stratified(), rows) == (
-        "the data has 2 distinct times, but each of train, val, test needs one: add times, "
-        "or change `data.partition`"
+        "the data has 2 of the 3 distinct times it needs: add times, leave it out, or change "
+        "`data.partition`"
     )
-    assert message(KFold(), rows) == "`KFold` can't divide rows that have times: take `Stratified`"
+    assert message(KFold(), rows) == (
+        "`data.partition` divides by row or group, not time: change either"
+    )
     rows.times = np.array(["2024-01-01"] * 4 + ["NaT"] * 6, "M8[D]")
-    assert message(Stratified(), rows) == (
-        "row 4 has no time: fill it in, or leave out `data.partition.time_by`"
-    )
+    assert message(Stratified(), rows) == ("row 4 has no time: fill it in")
     rows.groups = np.arange(10)
     assert message(Stratified(), rows) == (
-        "the rows have groups and times, and only one can divide them: leave out "
-        "`data.partition.group_by` or `data.partition.time_by`, or that array of the source"
+        "`data.partition` divides by row or group or time, not group and time: change either"
     )
 
 
@@ -408,19 +407,14 @@ def test_folds_cover_all_rows_and_are_stratified() -> None:
 
 def test_folds_that_cannot_be() -> None:
     assert message(KFold(), make([50, 4])) == (
-        "class 'b' has 4 distinct rows, but each of 5 folds needs one: add rows, drop the class, "
-        "or change `data.partition`"
+        "class 'b' has 4 of the 5 distinct rows it needs: add rows, leave it out, or change "
+        "`data.partition`"
     )
-    for options, line in [
-        ({"fold": 5}, "`data.partition.fold` is 5: give one of 0 to 4"),
-        ({"fold": -1}, "`data.partition.fold` is -1: give one of 0 to 4"),
-        ({"num_folds": 1}, "`data.partition.num_folds` is 1: give 3 or more"),
-    ]:
-        with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
-            KFold(**options)
-    assert message(KFold(2), make([50])) == (
-        "`data.partition.num_folds` is 2, and none is left to train: give 3"
-    )
+    rule = "count from 0; give 3 folds or more, or 2 if val or test, not both, is published"
+    for num_folds, fold in [(5, 5), (5, -1), (1, 0), (0, 0), (2, 0)]:
+        assert message(KFold(num_folds, fold), make([50])) == (
+            f"`data.partition` is fold {fold} of {num_folds}: {rule}"
+        )
 
 
 # published splits
@@ -454,19 +448,15 @@ def test_other_published_splits() -> None:
     split = Stratified().split(both)
     assert (split.val.tolist(), split.test.tolist()) == ([*range(30)], [*range(30, 70)])
     assert split.train.tolist() == list(range(70, 400))
-    assert message(KFold(), both) == (
-        "val and test are published, so no fold can be: take `Stratified`"
-    )
+    assert message(KFold(), both).startswith("`data.partition` is fold 0 of 5: count from 0; give")
     whole = make([300], published=published(300, train=200, val=50, test=50))
     split = Stratified().split(whole)
     assert [len(getattr(split, s)) for s in SPLITS] == [200, 50, 50]
     assert split.kept == {}
     no_val = make([300], published=published(300, train=200, test=50))
-    assert len(Stratified().split(no_val).val) == 50
-    assert message(Stratified(fracs=(1, 0, 0)), no_val) == (
-        "train and test are published, and `data.partition.fracs` leave no split for the other "
-        "rows: give val or test a share"
-    )
+    split = Stratified().split(no_val)
+    assert np.isin(np.arange(200), split.train).all()
+    assert [len(getattr(split, s)) for s in SPLITS] == [241, 9, 50]
     only_test = make([30], published=published(30, test=30))
     assert message(Stratified(), only_test) == (
         "train has none of the 30 rows: change `data.partition`"
@@ -487,18 +477,17 @@ def with_duplicates() -> Rows:
 def test_duplicates_across_splits_are_an_error() -> None:
     rows = with_duplicates()
     assert message(Stratified(), rows) == (
-        "rows with an exact duplicate in another split: 4 (row 0 in val = row 11 in test, "
-        "row 20 in train = row 10 in test, row 21 in train = row 10 in test, ...): "
-        "set `data.partition.duplicates` to drop or allow"
+        "4 exact duplicates across splits, such as row 0 = row 11 of test, row 20 = row 10 of "
+        "test, row 21 = row 10 of test: set `data.partition.duplicates` to drop or allow"
     )
     rows.names = np.array([f"{i}.png" for i in range(60)])
-    assert "4 (0.png in val = 11.png in test, 20.png in" in message(Stratified(), rows)
+    assert "such as 0.png = 11.png of test, 20.png = 10.png of" in message(Stratified(), rows)
 
 
 def test_duplicates_are_dropped_from_train_first() -> None:
     rows = with_duplicates()
     split = Stratified(duplicates="drop").split(rows)
-    assert split.report["dropped"] == {"train": 3, "val": 1, "test": 0}
+    assert split.report["dropped"] == 4
     assert split.test.tolist() == list(range(10, 20))
     assert split.val.tolist() == list(range(1, 10))
     assert split.train.tolist() == list(range(23, 60))
@@ -513,24 +502,27 @@ def test_equal_rows_of_a_class_share_a_split() -> None:
     found = where(Stratified().split(rows), 200)
     assert np.abs(np.bincount(found) / 200 - [0.7, 0.15, 0.15]).max() < 0.06
     rows.y[:] = np.arange(200) % 2
-    assert Stratified(duplicates="drop").split(rows).report["dropped"]["test"] == 0
+    split = Stratified(duplicates="drop").split(rows)
+    contents = [c for name in SPLITS for c in {*hash_rows(rows.x)[getattr(split, name)].tolist()}]
+    assert len(set(contents)) == len(contents)
+    assert split.report["dropped"] == 200 - sum(split.report["counts"].values()) > 0
 
 
 def test_a_class_with_too_few_rows() -> None:
     assert message(Stratified(), make([50, 1])) == (
-        "class 'b' has 1 distinct row, but each of train, val, test needs one: add rows, "
-        "drop the class, or change `data.partition`"
+        "class 'b' has 1 of the 3 distinct rows it needs: add rows, leave it out, or change "
+        "`data.partition`"
     )
     same = make([50, 4])
     same.x[same.y == 1] = 7
-    assert message(Stratified(), same).startswith("class 'b' has 1 distinct row, but each of train")
+    assert message(Stratified(), same).startswith("class 'b' has 1 of the 3 distinct rows")
     two = make([50, 2])
-    assert message(Stratified(), two).startswith("class 'b' has 2 distinct rows, but each of train")
+    assert message(Stratified(), two).startswith("class 'b' has 2 of the 3 distinct rows")
     assert len(Stratified(fracs=(0.8, 0, 0.2)).split(two).val) == 0
     assert len(Stratified(fracs=(1, 0, 0)).split(make([50, 1])).train) == 51
     assert message(Stratified(), take(make([]), np.arange(2))) == (
-        "the data has 2 distinct rows, but each of train, val, test needs one: add rows, "
-        "or change `data.partition`"
+        "the data has 2 of the 3 distinct rows it needs: add rows, leave it out, or change "
+        "`data.partition`"
     )
     assert message(Stratified(), take(make([5]), np.arange(0))).startswith(
         "train has none of the 0"
@@ -538,30 +530,22 @@ def test_a_class_with_too_few_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fracs", "line"),
+    ("fracs", "what"),
     [
-        ((0.8, 0.2, 0.2), "sum to 1.2, not 1: change them so that they do"),
-        ((0.7, 0.15, 0.1499), "sum to 0.9999, not 1: change them so that they do"),
-        (
-            (1.2, -0.1, -0.1),
-            "are [1.2, -0.1, -0.1]: give shares from 0 to 1 for train, val and test, "
-            "and train more than 0",
-        ),
-        (
-            (0, 0.5, 0.5),
-            "are [0.0, 0.5, 0.5]: give shares from 0 to 1 for train, val and test, "
-            "and train more than 0",
-        ),
-        (
-            (float("nan"), 0.5, 0.5),
-            "are [nan, 0.5, 0.5]: give shares from 0 to 1 for train, val and test, "
-            "and train more than 0",
-        ),
+        ((0.8, 0.2, 0.2), "[0.8, 0.2, 0.2] sum to 1.2"),
+        ((0.7, 0.15, 0.1499), "[0.7, 0.15, 0.1499] sum to 0.9999"),
+        ((1.2, -0.1, -0.1), "[1.2, -0.1, -0.1] sum to 1"),
+        ((0, 0.5, 0.5), "[0.0, 0.5, 0.5] sum to 1"),
+        ((float("nan"), 0.5, 0.5), "[nan, 0.5, 0.5] sum to nan"),
+        ((0.5, 0.5, float("nan")), "[0.5, 0.5, nan] sum to nan"),
     ],
 )
-def test_fracs_that_cannot_be(fracs: tuple[float, float, float], line: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape('`data.partition.fracs` ' + line)}$"):
+def test_fracs_that_cannot_be(fracs: tuple[float, float, float], what: str) -> None:
+    with pytest.raises(ValueError) as caught:
         Stratified(fracs=fracs)
+    assert str(caught.value) == (
+        f"`data.partition.fracs` {what}: give positive ones that sum to 1; val and test may be 0"
+    )
     Stratified(fracs=(0.7, 0.15, 0.1500001))
 
 
@@ -569,7 +553,7 @@ def test_fracs_that_cannot_be(fracs: tuple[float, float, float], line: str) -> N
 
 
 def test_boundaries_are_kept_in_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "kept.json"
+    path = tmp_path / "kept.json"
     assert load_kept(path) == {}
     kept = Stratified().split(make([30, 20])).kept
     save_kept(path, kept)
@@ -585,26 +569,16 @@ def test_boundaries_are_kept_in_a_file(tmp_path: Path) -> None:
     assert Stratified(keep=None).keep_path(Here()) is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '"x"', '{"a": 3}', '{"a": [1]}', "\x00\xff"])
+DAMAGED = ["", "{", "[1]", '"x"', '{"a": 3}', '{"a": [1]}', "\x00\xff", '{"a": {"b": [1, "2"]}}']
+
+
+@pytest.mark.parametrize("text", DAMAGED)
 def test_a_damaged_file_is_named(text: str, tmp_path: Path) -> None:
     path = tmp_path / "kept.json"
     path.write_bytes(text.encode("latin1"))
     with pytest.raises(ValueError) as caught:
         load_kept(path)
-    assert str(caught.value) == (
-        f"{path} holds no boundaries of a partition: restore the file, or delete it to divide the "
-        "rows anew"
-    )
-
-
-@pytest.mark.parametrize("bounds", [["zz", "1"], ["1"], ["2", "1"], [1, 2], None, ["1", "f" * 20]])
-def test_damaged_boundaries_are_shown(bounds) -> None:
-    rows = make([30])
-    (key,) = Stratified().split(rows).kept
-    assert message(Stratified(), rows, {key: {"class 'a'": bounds}}) == (
-        f"the kept boundaries of the partition are damaged ({bounds}): restore the file, or delete "
-        "it to divide the rows anew"
-    )
+    assert str(caught.value) == f"{path} keeps no boundaries: restore it, or delete it"
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:

@@ -103,19 +103,19 @@ def test_a_rate_that_is_a_tensor_stays_that_tensor():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"warmup_frac": 1.0}, "warmup_frac is 1: it must be at least 0 and under 1"),
-        ({"warmup_frac": -0.1}, "warmup_frac is -0.1: it must be at least 0 and under 1"),
-        ({"final_frac": 1.01}, "final_frac is 1.01: it must be from 0 to 1"),
-        ({"final_frac": math.nan}, "final_frac is nan: it must be from 0 to 1"),
+        ({"warmup_frac": 1.0}, "warmup_frac` is 1, not in [0, 1)"),
+        ({"warmup_frac": -0.1}, "warmup_frac` is -0.1, not in [0, 1)"),
+        ({"final_frac": 1.01}, "final_frac` is 1.01, not in [0, 1]"),
+        ({"final_frac": math.nan}, "final_frac` is nan, not in [0, 1]"),
     ],
 )
 def test_an_option_out_of_range_is_one_line(options, message):
     with pytest.raises(ValueError) as error:
         make(10, **options)
-    assert str(error.value) == message
+    assert str(error.value) == f"`model.scheduler.{message}"
 
 
 def test_a_run_without_an_end_is_refused():
     with pytest.raises(ValueError) as error:
         make(math.inf)
-    assert str(error.value) == ("WarmupCosine needs an end: set trainer.max_epochs or max_steps")
+    assert str(error.value) == "WarmupCosine needs an end: set `trainer.max_epochs` or `max_steps`"

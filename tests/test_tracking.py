@@ -15,10 +15,10 @@ from threading import Thread
 from types import SimpleNamespace
 
 import pytest
-import torch
 import wandb
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
+from wandb.util import get_core_path
 
 from src.tracking import MetricsCsv, TensorBoard, Wandb
 from src.tracking.wandb_log import git_state
@@ -34,7 +34,7 @@ def table(path):
 @pytest.fixture
 def metrics_csv(tmp_path):
     logger = MetricsCsv()
-    logger.run_dir = tmp_path / "run"
+    logger.run_dir = tmp_path
     return logger
 
 
@@ -47,7 +47,6 @@ def test_csv_has_a_row_a_step_on_disk_as_soon_as_it_is_logged(metrics_csv):
     metrics_csv.log_metrics({"epoch": 1, "train/loss": 1.0}, step=19)
     metrics_csv.log_metrics({"epoch": 1, "val/loss": 0.5}, step=19)
     metrics_csv.log_metrics({"epoch": 2, "test/acc": 1.0}, step=20)
-    metrics_csv.finalize("success")
     assert path.read_text().splitlines() == [
         "epoch,step,val/loss,train/loss,test/acc",
         "0,9,0.30000000000000004,2.0,",
@@ -91,33 +90,63 @@ def test_csv_waits_in_memory_for_a_full_disk(metrics_csv, capsys):
         metrics_csv.log_metrics({"epoch": 3, "new": 9.0}, step=3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    line = f"warning: metrics wait in memory: File too large: {path}\n"
+    line = f"warning: metrics wait in memory: {path}: File too large\n"
     assert capsys.readouterr().err == line
-    metrics_csv.finalize("success")
-    assert [row["loss"] for row in table(path)] == ["1.0", "2.0", "3.0", "4.0"]
-    assert table(path)[-1]["new"] == "9.0"
+    metrics_csv.log_metrics({"epoch": 4, "loss": 5.0}, step=4)
+    assert [row["loss"] for row in table(path)] == ["1.0", "2.0", "3.0", "4.0", "5.0"]
+    assert [row["new"] for row in table(path)] == ["", "", "", "9.0", ""]
     assert capsys.readouterr().err == ""
 
 
-def test_csv_waits_for_a_folder_that_can_not_be_made(metrics_csv, tmp_path, capsys):
-    (tmp_path / "run").write_text("a file where the folder should be")
-    metrics_csv.log_metrics({"epoch": 0, "loss": 1.0}, step=0)
-    metrics_csv.log_metrics({"epoch": 1, "loss": 2.0}, step=1)
-    assert capsys.readouterr().err.count("warning: metrics wait in memory: File exists") == 1
-    (tmp_path / "run").unlink()
-    metrics_csv.log_metrics({"epoch": 2, "loss": 3.0}, step=2)
-    assert len(table(tmp_path / "run" / "metrics.csv")) == 3
+def test_a_run_goes_on_without_a_metrics_csv_that_can_be_written(go, tmp_path):
+    path = tmp_path / "runs" / "a" / "metrics.csv"
+    path.mkdir(parents=True)
+    said = go("fit --config configs/wine_mlp.yaml --run a --trainer.max_epochs 3")
+    assert said.code == 0
+    assert said.metrics["test/acc"] > 0
+    assert said.err.count(f"warning: metrics wait in memory: {path}: ") == said.err.count("\n") == 1
+    assert (path.parent / "plots" / "confusion_val.png").is_file()
+    assert not (path.parent / "plots" / "curves.png").exists()
+
+
+def test_fit_test_and_resume_share_one_well_formed_table_and_one_id(clean, go, tmp_path):
+    logger = "--config configs/logger/wandb.yaml"
+    last = tmp_path / "runs" / "a" / "checkpoints" / "last.ckpt"
+    words = "configs/wine_mlp.yaml --run a --trainer.max_epochs 2"
+    said = [
+        go(f"fit --config {words} {logger}"),
+        go(f"test --ckpt_path {last}"),
+        go(f"fit --ckpt_path {last} --trainer.max_epochs 4 {logger}"),
+    ]
+    assert [run.code for run in said] == [0, 0, 0]
+    path = tmp_path / "runs" / "a" / "metrics.csv"
+    with path.open(newline="") as file:
+        assert len({len(line) for line in csv.reader(file)}) == 1
+    rows = table(path)
+    kinds = ["val" if row["val/loss"] else "test" for row in rows]
+    assert kinds == ["val", "val", "test", "val", "val", "test"]
+    assert [int(row["epoch"]) for row in rows] == [0, 1, 2, 2, 3, 4]
+    steps = [int(row["step"]) for row in rows]
+    assert steps == sorted(set(steps))
+    assert rows[2]["test/acc"] == str(float(rows[2]["test/acc"])) != ""
+    assert float(rows[-1]["test/acc"]) == pytest.approx(said[2].metrics["test/acc"], abs=1e-6)
+    seen = inspect(tmp_path / "runs")
+    assert len(seen) == 2
+    assert {run["run_id"] for run in seen} == {(path.parent / "wandb_run_id").read_text()}
+    assert {run["name"] for run in seen} == {"a"}
+    for run, row in zip(seen, (rows[2], rows[-1]), strict=True):
+        assert run["summary"]["test/loss"] == float(row["test/loss"])
+        assert run["summary"]["trainer/global_step"] == int(row["step"])
 
 
 def test_only_rank_0_writes(metrics_csv, monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     metrics_csv.log_metrics({"epoch": 0, "loss": 1.0}, step=0)
-    metrics_csv.finalize("success")
     wandb_logger = Wandb()
     wandb_logger.run_dir = metrics_csv.run_dir
     wandb_logger.log_metrics({"loss": 1.0}, step=0)
     wandb_logger.finalize("success")
-    assert not metrics_csv.run_dir.exists()
+    assert not any(metrics_csv.run_dir.iterdir())
 
 
 def test_tensorboard_writes_into_the_run_folder(tmp_path):
@@ -154,6 +183,7 @@ def clean(tmp_path, monkeypatch):
 def logger(tmp_path):
     made = Wandb(project="demo")
     made.run_dir = tmp_path / "runs" / "digits-1"
+    made.run_dir.mkdir(parents=True)
     return made
 
 
@@ -197,9 +227,13 @@ def test_mode(env, netrc, mode, why, clean, logger, tmp_path, capsys):
     assert logger.off == (mode is None)
 
 
-def inspect(folder):
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(folder)]
-    return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+def inspect(runs):
+    """What `wandb leet inspect` says of each offline run."""
+    flags = ["-summary", "-json", "-no-observability", "-run-file"]
+    command = [get_core_path(), "leet", "inspect", *flags]
+    logs = sorted(runs.glob("wandb/offline-run-*/run-*.wandb"))
+    said = [subprocess.run([*command, log], capture_output=True, check=True) for log in logs]
+    return [json.loads(one.stdout) for one in said]
 
 
 def test_offline_run_is_whole_and_silent(clean, logger, tmp_path, capfd):
@@ -207,17 +241,14 @@ def test_offline_run_is_whole_and_silent(clean, logger, tmp_path, capfd):
     best.parent.mkdir(parents=True)
     best.write_bytes(b"weights")
     Image.new("L", (4, 4)).save(tmp_path / "image.png")
-    logger.log_config({"model": {"net": {"dims": [1, 2]}}, "data": {"path": Path("x")}})
+    logger.log_config({"model": {"net": {"dims": [1, 2]}}, "data": {"path": "x"}})
     for step, loss in enumerate([3.0, 1.0, 2.0]):
         logger.log_metrics({"epoch": step, "val/loss": loss, "val/acc": loss / 4}, step=step)
     logger.log_config({"partition": {"fingerprint": "f00d"}})
     logger.log_table("val/mistakes_table", ["row"], [[7]])
     logger.log_image("val/confusion", [str(tmp_path / "image.png")])
     logger.log_summary({"best/val/loss": 1.0})
-    score = torch.tensor(1.0)
-    logger.after_save_checkpoint(
-        SimpleNamespace(best_model_path=str(best), best_model_score=score, monitor="val/loss")
-    )
+    logger.after_save_checkpoint(SimpleNamespace(best_model_path=str(best), save_top_k=1))
     logger.finalize("success")
     logger.log_metrics({"epoch": 3, "test/acc": 0.5}, step=3)
     logger.finalize("success")
@@ -226,10 +257,10 @@ def test_offline_run_is_whole_and_silent(clean, logger, tmp_path, capfd):
     out, err = capfd.readouterr()
     assert out == ""
     assert err == (
-        "W&B: offline (no key); `wandb leet` shows and `wandb sync` uploads what is in "
+        "W&B: offline (no key); `wandb leet` shows, `wandb sync` uploads what is in "
         f"{runs / 'wandb'}\n"
     )
-    seen, run_id = inspect(runs / "wandb"), (logger.run_dir / "wandb_run_id").read_text()
+    [seen], run_id = inspect(runs), (logger.run_dir / "wandb_run_id").read_text()
     assert (seen["run_id"], seen["name"], seen["project"]) == (run_id, "digits-1", "demo")
     assert (seen["state"], seen["exit_code"]) == ("finished", 0)
     assert seen["config"]["model"] == {"net": {"dims": [1, 2]}}
@@ -237,9 +268,7 @@ def test_offline_run_is_whole_and_silent(clean, logger, tmp_path, capfd):
     assert seen["config"]["partition"] == {"fingerprint": "f00d"}
     assert seen["config"].get("git", {}) == git_state().get("git", {})
     summary = seen["summary"]
-    assert summary["val/loss"] == {"min": 1.0, "last": 2.0}
-    assert summary["val/acc"] == {"max": 0.75, "last": 0.5}
-    assert (summary["best/val/loss"], summary["test/acc"]) == (1.0, 0.5)
+    assert (summary["val/loss"], summary["best/val/loss"], summary["test/acc"]) == (2.0, 1.0, 0.5)
     assert summary["val/mistakes_table"]["nrows"] == 1
     log = Path(seen["file"]).read_bytes()
     assert log.count(f"model-{run_id}".encode()) == 1
@@ -253,6 +282,7 @@ def test_runs_follow_each_other_in_one_process_and_a_resumed_one_keeps_its_id(cl
     for name in ("a", "b", "a"):
         logger = Wandb(project="demo")
         logger.run_dir = tmp_path / "runs" / name
+        logger.run_dir.mkdir(parents=True, exist_ok=True)
         logger.log_metrics({"val/loss": 1.0}, step=0)
         ids.append(logger.experiment.id)
         if name == "b":
@@ -275,9 +305,7 @@ def test_dead_network_costs_less_than_5_s(answers, clean, logger, capfd):
         assert time.perf_counter() - started < 5
         assert logger.experiment.offline
         logger.finish()
-    assert capfd.readouterr().err.startswith(
-        "W&B: offline (no answer; WANDB_INIT_TIMEOUT=60 waits 60 s); "
-    )
+    assert re.match(r"W&B: offline \(.*deadline exceeded\); .*\n$", capfd.readouterr().err)
 
 
 def test_refused_key_falls_back(clean, logger, capfd):
@@ -317,13 +345,8 @@ def test_a_wandb_that_breaks_costs_one_line(clean, logger, capsys):
     clean.setattr(wandb, "init", broken)
     use(logger)
     assert logger.experiment is None
-    assert capsys.readouterr().err == "warning: the run goes on without W&B: no space left\n"
-
-
-def test_a_wandb_that_is_not_installed_costs_one_line(monkeypatch, capsys):
-    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
-    use(Wandb())
-    assert capsys.readouterr().err == "warning: the run goes on without W&B: False\n"
+    line = "warning: the run goes on without W&B: RuntimeError('no\\nspace left')\n"
+    assert capsys.readouterr().err == line
 
 
 def test_git_state(tmp_path, monkeypatch):

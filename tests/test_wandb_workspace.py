@@ -33,7 +33,7 @@ def test_panels_show_what_runs_log():
     assert named == {name for names in LOGGED.values() for name in names}
     for path, names in LOGGED.items():
         source = (ROOT / path).read_text()
-        assert all(f'"{name}"' in source for name in names), path
+        assert all(f'{name}"' in source for name in names), path
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic V1 style", "ignore:.*deprecated")
@@ -54,7 +54,19 @@ def test_workspace_has_each_section_and_panel():
     assert loss["xAxis"] == "trainer/global_step"
 
 
-def test_usage(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["wandb_workspace.py"])
-    with pytest.raises(SystemExit, match=r"^usage: python scripts/wandb_workspace.py ENTITY"):
+def test_help_says_what_to_give(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["wandb_workspace", "--help"])
+    with pytest.raises(SystemExit) as done:
+        wandb_workspace.main()
+    assert done.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: wandb_workspace [-h] entity [project]\n")
+
+
+def test_no_key_is_one_line(monkeypatch):
+    def save(*args):
+        raise ValueError("No API key configured.\nUse `wandb login`.")
+
+    monkeypatch.setattr(sys, "argv", ["wandb_workspace", "someone"])
+    monkeypatch.setattr(wandb_workspace, "workspace", save)
+    with pytest.raises(SystemExit, match=r"^error: No API key configured\. Use `wandb login`\.$"):
         wandb_workspace.main()

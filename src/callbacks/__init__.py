@@ -1,8 +1,9 @@
 """What watches a run."""
 
 from src.callbacks.checkpoint import Checkpoint, EarlyStopping
+from src.callbacks.ema import EMA
 from src.callbacks.monitor import Monitor
 from src.callbacks.progress import Progress
 from src.callbacks.report import Report
 
-__all__ = ["Checkpoint", "EarlyStopping", "Monitor", "Progress", "Report"]
+__all__ = ["Checkpoint", "EarlyStopping", "EMA", "Monitor", "Progress", "Report"]

@@ -1,8 +1,5 @@
 """What a person sees while a model trains."""
 
-from __future__ import annotations
-
-import sys
 import time
 from typing import Any
 
@@ -11,76 +8,55 @@ from tqdm import tqdm
 
 
 class Progress(ProgressBar):
-    """Prints a line an epoch: what train logs, and the same of val. In a terminal, live bars."""
+    """Prints a line an epoch: what train logs, and the same of val. In a terminal, a live bar."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._enabled = True
-        self._bars: list[tqdm] = []  # that of validation below that of training
-        self._done: tuple[str, float] | None = None  # an epoch's name and seconds, to be printed
-        self._validated = False
+        self._hidden: bool | None = None  # unless it is a terminal
+        self._bar = tqdm(disable=True)
+        self._epoch = ""  # whose line is still to be printed
 
     def disable(self) -> None:
-        self._enabled = False
+        self._hidden = True
 
-    def enable(self) -> None:
-        self._enabled = True
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self._open(stage)
 
-    def on_train_epoch_start(self, trainer: Any, *_: Any) -> None:
-        self._print_done(trainer)
-        self._validated, self._started = False, time.perf_counter()
-        last = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
-        self._epoch = f"epoch {trainer.current_epoch + 1}{last}"
-        self._open(self._epoch, [trainer.num_training_batches])
+    def _open(self, what: str, total: float | None = None) -> None:
+        self._bar = tqdm(desc=what, total=total, leave=False, disable=self._hidden)
 
-    def on_validation_start(self, trainer: Any, *_: Any) -> None:
-        self._validated = True
-        self._open("val", trainer.num_val_batches)
+    def _advance(self, *_: Any, **__: Any) -> None:
+        self._bar.update()
 
-    def on_test_start(self, trainer: Any, *_: Any) -> None:
-        self._open("test", trainer.num_test_batches)
-
-    def on_predict_start(self, trainer: Any, *_: Any) -> None:
-        self._open("predict", trainer.num_predict_batches)
-
-    def _open(self, what: str, batches: list[float]) -> None:
-        if self._enabled and sys.stderr.isatty():
-            total = None if float("inf") in batches else sum(batches)
-            self._bars.append(tqdm(desc=what, total=total, leave=False, dynamic_ncols=True))
-
-    def _advance(self, *args: Any, **kwargs: Any) -> None:
-        if self._bars:
-            self._bars[-1].update()
-
-    def _close(self, *args: Any, **kwargs: Any) -> None:
-        if self._bars:
-            self._bars.pop().close()
-
-    def on_exception(self, *_: Any) -> None:
-        while self._bars:
-            self._close()
+    def _close(self, *_: Any, **__: Any) -> None:
+        self._bar.close()
 
     on_train_batch_end = on_validation_batch_end = _advance
     on_test_batch_end = on_predict_batch_end = _advance
-    on_validation_end = on_test_end = on_predict_end = _close
+    on_train_epoch_end = on_exception = teardown = _close
 
-    def on_train_epoch_end(self, *_: Any) -> None:
+    def on_train_epoch_start(self, trainer: Any, *_: Any) -> None:
         self._close()
-        self._done = (self._epoch, time.perf_counter() - self._started)
+        self._print(trainer)
+        last = f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else ""
+        self._epoch, self._splits = f"epoch {trainer.current_epoch + 1}{last}", ["train"]
+        self._started = time.perf_counter()
+        self._open(self._epoch, self.total_train_batches + self.total_val_batches)
 
-    def on_train_end(self, trainer: Any, *_: Any) -> None:
-        self._print_done(trainer)
+    def on_validation_start(self, *_: Any) -> None:
+        self._splits = ["train", "val"]
 
-    def _print_done(self, trainer: Any) -> None:
+    def _print(self, trainer: Any, *_: Any, **__: Any) -> None:
         """Comes after the model's own `on_train_epoch_end`, which runs after ours and logs."""
-        if self._done is None or not self._enabled:
-            return
-        (epoch, seconds), self._done = self._done, None
-        found = trainer.callback_metrics
-        names = [key.removeprefix("train/") for key in found if key.startswith("train/")]
-        splits = ("train", "val") if self._validated else ("train",)
-        keys = [f"{split}/{name}" for split in splits for name in names]
-        words = [epoch, *(f"{key} {found[key]:.4g}" for key in keys if key in found)]
-        if "samples_per_s" in found:
-            words.append(f"{found['samples_per_s']:,.0f} rows/s")
-        print("  ".join([*words, f"{seconds:.1f} s"]), flush=True)
+        if self._epoch and not self._hidden:
+            found = trainer.callback_metrics
+            names = [key.removeprefix("train/") for key in found if key.startswith("train/")]
+            keys = [f"{split}/{name}" for split in self._splits for name in names]
+            words = [self._epoch, *(f"{key} {found[key]:.4g}" for key in keys if key in found)]
+            if "samples_per_s" in found:
+                words.append(f"{found['samples_per_s']:,.0f} rows/s")
+            print("  ".join([*words, f"{time.perf_counter() - self._started:.1f} s"]), flush=True)
+        self._epoch = ""
+
+    on_train_end = _print

@@ -1,7 +1,5 @@
 """What a run leaves for a person to look at."""
 
-from __future__ import annotations
-
 import csv
 import sys
 from collections.abc import Callable
@@ -20,14 +18,12 @@ NUM_MISTAKES = 24
 class Report(Callback):
     """Puts into `plots/` of the run folder, and shows to W&B, what a run has come to.
 
-    After `fit` these are curves (from `metrics.csv`) and what became of the validation rows, after
-    `test` of the test rows: a confusion matrix, or predicted against true values; and the worst
-    mistakes, as pictures and as a table.
+    After `fit` these are curves, from `metrics.csv`, and what became of the validation rows, after
+    `test` of the test rows: a confusion matrix, or predicted against true values; worst mistakes.
     """
 
     def on_fit_start(self, trainer: Any, *_: Any) -> None:
-        for logger in watchers(trainer):
-            logger.log_config({"partition": trainer.datamodule.split.report})
+        tell(trainer, "log_config", {"partition": trainer.datamodule.split.report})
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         self._write(trainer, pl_module, "val")
@@ -38,109 +34,91 @@ class Report(Callback):
     def _write(self, trainer: Any, pl_module: Any, split: str) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run:
             return
-        run = Path(trainer.default_root_dir)
+        self.trainer, self.split = trainer, split
+        self.folder = Path(trainer.default_root_dir) / "plots"
         try:
-            (run / "plots").mkdir(parents=True, exist_ok=True)
-            if split == "val" and (run / "metrics.csv").exists():
-                write_curves(trainer, run)
+            self.folder.mkdir(exist_ok=True)
+            if split == "val":
+                self._curves(trainer.checkpoint_callback)
             if split in pl_module.results:
-                Page(trainer, run / "plots", split).write(*pl_module.results[split])
+                self._rows(trainer.datamodule, *(t.numpy() for t in pl_module.results[split]))
         except Exception as error:  # days of training don't end on a picture
-            print(f"warning: no plots of {split}: {error!r}", file=sys.stderr, flush=True)
+            print(f"warning: no plots of {split}: {error!r}", file=sys.stderr)
 
+    def _curves(self, checkpoint: Any) -> None:
+        """Draws them, and sums up the step of the best checkpoint as `best/split/name`."""
+        if history := read_history(self.folder.parent / "metrics.csv"):
+            key = getattr(checkpoint, "monitor", None) or ""
+            scored = (row for row in history if key in row)
+            best = next((row for row in scored if row[key] == checkpoint.best_model_score), {})
+            tell(self.trainer, "log_summary", {f"best/{name}": best[name] for name in best})
+            plots.curves(history, best.get("epoch"), self.folder / "curves.png")
 
-def watchers(trainer: Any) -> list[Any]:
-    """The loggers that show more than numbers."""
-    return [logger for logger in trainer.loggers if hasattr(logger, "log_summary")]
+    def _rows(self, data: Any, scores: np.ndarray, y: np.ndarray, row: np.ndarray) -> None:
+        signature = data.signature
+        if names := signature.class_names:
+            preds, kind = scores.argmax(1), "probability"
+            error = scores.max(1) * (preds != y)
+            self._confusion(y, preds, names)
+        else:
+            preds, kind, error = scores, "error", np.abs(scores - y).mean(1)
+            self._draw("predicted", plots.predicted, y, preds, signature.target_names)
 
+        def text(value: Any) -> str:
+            return names[value] if names else ", ".join(f"{v:.4g}" for v in value)
 
-def write_curves(trainer: Any, run: Path) -> None:
-    """Draws the curves, and sums up the epoch of the best checkpoint as `best/split/name`."""
-    history = read_history(run / "metrics.csv")
-    best, monitor = None, getattr(trainer.checkpoint_callback, "monitor", None)
-    if scores := {e: row[monitor] for e, row in history.items() if monitor and monitor in row}:
-        pick = min if trainer.checkpoint_callback.mode == "min" else max
-        best = pick(scores, key=scores.__getitem__)
-        summary = {f"best/{key}": value for key, value in history[best].items()}
-        for logger in watchers(trainer):
-            logger.log_summary({**summary, "best/epoch": best})
-    if history:
-        plots.curves(history, best, run / "plots" / "curves.png")
-
-
-def read_history(path: Path) -> dict[int, dict[str, float]]:
-    """Metrics of train and val by epoch; where a run was gone on with, those logged last."""
-    history: dict[int, dict[str, float]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            values = {k: float(v) for k, v in row.items() if v and k.startswith(("train/", "val/"))}
-            if values:
-                epoch = int(row["epoch"])
-                history = {e: old for e, old in history.items() if e <= epoch}
-                history[epoch] = {**history.get(epoch, {}), **values}
-    return history
-
-
-class Page:
-    """What became of the rows of one split."""
-
-    def __init__(self, trainer: Any, folder: Path, split: str) -> None:
-        self.data, self.signature = trainer.datamodule, trainer.datamodule.signature
-        self.watchers, self.folder, self.split = watchers(trainer), folder, split
-        self.title = "val after the last epoch" if split == "val" else split
-
-    def write(self, scores: Any, y: Any, row: Any) -> None:
-        """Draws all rows of the split, then the worst mistakes."""
-        scores, y = scores.numpy(), y.numpy()
-        write = self._classes if self.signature.class_names else self._values
-        worst, lines = write(scores, y)
-        self._mistakes(row.numpy()[worst], lines)
-
-    def _classes(self, scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, list[list[Any]]]:
-        names, preds = self.signature.class_names, scores.argmax(1)
-        counts = np.zeros((len(names), len(names)), np.int64)
-        np.add.at(counts, (y, preds), 1)
-        self._draw("confusion", plots.confusion, counts, names, f"{self.title}: {len(y):,} rows")
-        cells = [[names[t], names[p], int(counts[t, p])] for t, p in np.argwhere(counts)]
-        self._show("confusion_table", ["true", "predicted", "rows"], cells)
-        sure, wrong = scores.max(1), np.flatnonzero(preds != y)
-        worst = wrong[(-sure[wrong]).argsort(kind="stable")][:NUM_MISTAKES]
-        return worst, [[names[y[i]], names[preds[i]], float(str(sure[i]))] for i in worst]
-
-    def _values(self, scores: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, list[list[Any]]]:
-        self._draw("predicted", plots.predicted, y, scores, self.signature.target_names)
-        error = np.abs(scores - y).mean(1)
         worst = (-error).argsort(kind="stable")[:NUM_MISTAKES]
-        texts = [[", ".join(f"{v:.4g}" for v in both[i]) for both in (y, scores)] for i in worst]
-        return worst, [[*text, float(str(error[i]))] for text, i in zip(texts, worst, strict=True)]
-
-    def _mistakes(self, row: np.ndarray, lines: list[list[Any]]) -> None:
-        """`lines` say true, predicted, and the probability of the prediction or the error."""
-        signature, x = self.signature, self.data.rows.x[row]
-        columns = ["row", "true", "predicted", "probability" if signature.class_names else "error"]
-        lines = [[str(self.data.names[i]), *line] for i, line in zip(row, lines, strict=True)]
+        worst = worst[error[worst] > 0]
+        x, columns = data.rows.x[row[worst]], ["row", "true", "predicted", kind]
+        lines = [
+            [str(data.names[row[i]]), text(y[i]), text(preds[i]), float(str(error[i]))]
+            for i in worst
+        ]
         if len(signature.in_shape) == 1:
-            columns += signature.feature_names or [f"x{i}" for i in range(signature.in_shape[0])]
-            lines = [
-                [*line, *raw(values, signature)] for line, values in zip(lines, x, strict=True)
-            ]
+            columns += signature.feature_names or [f"x{i}" for i in range(*signature.in_shape)]
+            lines = [line + raw(values, signature) for line, values in zip(lines, x, strict=True)]
         elif lines:
-            captions = [f"{true} → {pred}\n{value:.3g}" for _, true, pred, value in lines]
-            self._draw("mistakes", plots.pictures, x, captions, f"{self.title}: true → predicted")
+            captions = [f"true {t}\npredicted {p}: {value:.3g}" for _, t, p, value in lines]
+            self._draw("mistakes", plots.pictures, x, captions)
         path = self.folder / f"mistakes_{self.split}.csv"
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([columns, *lines])
-        self._show("mistakes_table", columns, lines)
+        tell(self.trainer, "log_table", f"{self.split}/mistakes_table", columns, lines)
+
+    def _confusion(self, y: np.ndarray, preds: np.ndarray, names: tuple[str, ...]) -> None:
+        counts = np.zeros((len(names), len(names)), np.int64)
+        np.add.at(counts, (y, preds), 1)
+        when = " after the last epoch" if self.split == "val" else ""
+        self._draw("confusion", plots.confusion, counts, names, f"{self.split}{when}")
+        cells = [[names[t], names[p], int(counts[t, p])] for t, p in np.argwhere(counts)]
+        columns = ["true", "predicted", "rows"]
+        tell(self.trainer, "log_table", f"{self.split}/confusion_table", columns, cells)
 
     def _draw(self, name: str, plot: Callable, *args: Any) -> None:
         path = self.folder / f"{name}_{self.split}.png"
         plot(*args, path)
-        for logger in self.watchers:
-            logger.log_image(f"{self.split}/{name}", [str(path)])
+        tell(self.trainer, "log_image", f"{self.split}/{name}", [str(path)])
 
-    def _show(self, name: str, columns: list[str], lines: list[list[Any]]) -> None:
-        for logger in self.watchers:
-            logger.log_table(f"{self.split}/{name}", columns, lines)
+
+def tell(trainer: Any, method: str, *args: Any) -> None:
+    """Calls a method of the loggers that have it: those that show more than numbers."""
+    for logger in trainer.loggers:
+        if hasattr(logger, method):
+            getattr(logger, method)(*args)
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """What was logged of train and val, a step a row; a run that is gone on with overrules."""
+    history: list[dict[str, float]] = []
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            for cells in csv.DictReader(file):
+                row = {key: float(value) for key, value in cells.items() if value}
+                if {"train/loss", "val/loss"} & row.keys():
+                    while history and history[-1]["step"] >= row["step"]:
+                        history.pop()
+                    history.append(row)
+    return history
 
 
 def raw(row: np.ndarray, signature: Signature) -> list[Any]:

@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-_BLOCK = 1 << 15  # words hashed at once: 256 KiB, so that the ten passes of `mix` stay in the cache
+_BLOCK = 1 << 15  # words hashed at once: 256 KiB, so that the passes of `mix` stay in the cache
 
 
 def mix(words: np.ndarray) -> np.ndarray:
@@ -22,19 +22,17 @@ def mix(words: np.ndarray) -> np.ndarray:
     return mixed
 
 
-def rekey(hashes: np.ndarray, seed: int) -> np.ndarray:
-    """Gives the hashes, `(N,)` uint64, another order for each seed."""
-    return mix(hashes + mix(np.array([(seed + 1) % 2**64], np.uint64)))
+def uniform(hashes: np.ndarray, seed: int) -> np.ndarray:
+    """Makes `(N,)` float64 in [0, 1) of the hashes: other ones for each seed."""
+    key = mix(np.array([(seed + 1) % 2**64], np.uint64))
+    return (mix(hashes + key) >> np.uint64(11)) * 2.0**-53
 
 
 def hash_rows(x: np.ndarray) -> np.ndarray:
-    """Hashes the bytes of each row: equal rows have equal hashes, others with odds of 2^-64.
+    """Hashes the bytes of each row to `(N,)` uint64; odds that two rows share one are 2^-64.
 
     Args:
         x: `(N, ...)` of a fixed-width dtype, an array or a memory map, which is read once through.
-
-    Returns:
-        `(N,)` uint64.
     """
     num_bytes = x.dtype.itemsize * int(np.prod(x.shape[1:]))
     num_words = -(-num_bytes // 8)
@@ -52,14 +50,7 @@ def hash_rows(x: np.ndarray) -> np.ndarray:
 
 
 def hash_names(names: np.ndarray) -> np.ndarray:
-    """Hashes each name by its text, so that 7 has one hash as int32, int64 and `"7"`.
-
-    Args:
-        names: `(N,)` strings or numbers.
-
-    Returns:
-        `(N,)` uint64.
-    """
+    """Hashes `(N,)` strings or numbers by their text: 7 is one as int32, int64 and `"7"`."""
     texts, codes = np.unique(names, return_inverse=True)
     digests = (hashlib.blake2b(str(t).encode(), digest_size=8).digest() for t in texts)
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)[codes]
@@ -73,5 +64,4 @@ def fingerprint(ids: np.ndarray, y: np.ndarray) -> str:
         y: `(N, ...)` label of each row.
     """
     labelled = mix(ids + mix(hash_rows(y)))
-    total = np.array([labelled.sum(dtype=np.uint64), len(ids)], np.uint64)
-    return f"{int(hash_rows(total[None])[0]):016x}"
+    return f"{int(labelled.sum(dtype=np.uint64)):016x}"

@@ -86,14 +86,24 @@ class DataModule(L.LightningDataModule):
         path = self.partition.keep_path(self.source)
         kept = load_kept(path) if path else {}
         self.split = self.partition.split(rows, kept | self.trained_on.get("kept", {}))
-        if path and self.split.kept != kept:
+        if path and not self.trained_on and self.split.kept != kept:
             rank_zero_only(save_kept)(path, self.split.kept)
-        if self.trained_on and self.trained_on["fingerprint"] != self.split.report["fingerprint"]:
-            rank_zero_warn("the data is not that of the checkpoint: its fingerprint differs")
+        if self.trained_on:
+            self._compare(self.split.report)
         self.signature, self.statistics = rows.signature, self._measure(rows)
         self.x = torch.from_numpy(rows.x) if isinstance(rows.x, np.ndarray) else rows.x
         self.y, self.rows = torch.from_numpy(rows.y), rows
         self.names = range(len(rows)) if rows.names is None else rows.names
+
+    def _compare(self, report: dict[str, Any]) -> None:
+        """Warns of what makes the test rows other than those that the model never saw."""
+        if self.trained_on["fingerprint"] != report["fingerprint"]:
+            rank_zero_warn("the data is not that of the checkpoint: its fingerprint differs")
+        if report["key"] not in self.trained_on["kept"]:
+            rank_zero_warn(
+                "the partition is not that of the checkpoint: test rows may be rows that it was "
+                "trained on"
+            )
 
     def _measure(self, rows: Rows) -> Statistics:
         signature = rows.signature
@@ -136,7 +146,7 @@ class DataModule(L.LightningDataModule):
         if not self._reads_new_rows:
             return self._batches("test")
         assert self.trainer is not None
-        x, index = torch.from_numpy(self.new_rows), np.arange(len(self.new_rows))
+        x, index = self.new_rows, np.arange(len(self.new_rows))
         rank, world = self.trainer.global_rank, self.trainer.world_size
         return Batches(x, None, index, self.eval_batch_size, None, rank, world)
 

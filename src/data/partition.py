@@ -5,42 +5,30 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from src.data.content import fingerprint, hash_names, hash_rows, rekey
+from src.data.content import fingerprint, hash_names, hash_rows, uniform
 from src.data.rows import FREE, SPLITS, Rows, Source
 
 __all__ = ["KFold", "Stratified"]
 
 Kept = dict[str, dict[str, list[Any]]]  # what defines a partition -> class -> its boundaries
-_INDIFFERENT = ("fold", "duplicates", "keep")  # options that draw no other boundaries
-_ANEW = "restore the file, or delete it to divide the rows anew"
 
 
-@dataclass(frozen=True)
-class Split:
-    """The rows of each split and what there is to say about them.
-
-    Args:
-        train: `(N,)` int64 row numbers, ascending; so are val and test.
-        kept: Boundaries for the next time, with those of other partitions that came in.
-        report: Options, counts, boundaries and fingerprint of the data, in JSON types.
-    """
+class Split(NamedTuple):
+    """Row numbers of each split, `(N,)` int64, ascending, and what there is to say about them."""
 
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
-    kept: Kept
-    report: dict[str, Any]
+    kept: Kept  # boundaries for the next time, with those of other partitions that came in
+    report: dict[str, Any]  # counts, boundaries and fingerprint of the data, in JSON types
 
 
-class Partition(ABC):
+class Partition:
     """Divides the rows that no published split holds, by a hash of the content of each.
 
     Each class has boundaries between hashes, drawn once and kept: so no row ever moves to another
@@ -55,6 +43,7 @@ class Partition(ABC):
     """
 
     time_by: str | None = None
+    units: tuple[str, ...] = ("row", "group")
 
     def __init__(
         self,
@@ -63,102 +52,77 @@ class Partition(ABC):
         duplicates: Literal["error", "drop", "allow"] = "error",
         keep: str | None = "auto",
     ) -> None:
-        self.seed = seed
-        self.group_by = group_by
-        self.duplicates = duplicates
-        self.keep = keep
+        self.seed, self.group_by, self.duplicates, self.keep = seed, group_by, duplicates, keep
 
     def keep_path(self, source: Source) -> Path | None:
         """The file of kept boundaries, if there is to be one."""
-        if self.keep == "auto":
-            return source.keep_path()
-        return Path(self.keep) if self.keep else None
+        path = source.keep_path() if self.keep == "auto" else self.keep
+        return Path(path) if path else None
+
+    def _parts(self, published: list[str]) -> list[tuple[str, float]]:
+        """Split and share of each part of the other rows, from the lowest values to the highest."""
+        raise NotImplementedError
 
     def split(self, rows: Rows, kept: Kept | None = None) -> Split:
-        """Divides the rows.
-
-        Args:
-            rows: All rows of the source.
-            kept: `Split.kept` of an earlier time: the rows it divided stay where they were.
-
-        Raises:
-            ValueError: The rows can't be divided like this.
-        """
+        """Divides the rows; those that were there when `kept` was drawn stay where they were."""
+        kept = kept or {}
         ids = hash_rows(rows.x) if rows.ids is None else rows.ids
-        where = np.full(len(rows), FREE, np.int8)
-        if rows.published is not None:
-            where[:] = rows.published
-        key, boundaries = self._assign(rows, ids, where, kept or {})
-        dropped = self._drop_duplicates(rows, ids, where)
+        where = np.full(len(rows), FREE if rows.published is None else rows.published, np.int8)
+        published = [name for name in ("val", "test") if (where == SPLITS.index(name)).any()]
+        names, shares = zip(*self._parts(published), strict=True)
+        splits = np.array([SPLITS.index(name) for name in names], np.int8)
+        unit, values = self._units(rows, ids)
+        of = self.group_by or self.time_by or rows.x.shape[1:]
+        key = f"{unit}s of {of}, shares {shares}, seed {self.seed}, {rows.signature.target_names}"
+        boundaries = dict(kept.get(key, {}))
+        for owner, members in _strata(rows, unit, np.flatnonzero(where == FREE)).items():
+            if owner not in boundaries:
+                boundaries[owner] = _draw(np.sort(values[members]), shares, unit, owner)
+            bounds = np.array(boundaries[owner], values.dtype.type)
+            where[members] = splits[np.searchsorted(bounds, values[members], side="right")]
+        if unit == "group" and published and len(torn := _behind(values, where)):
+            raise ValueError(f"the group of {_name(rows, torn[0])} is in a published split too")
+        self._drop_duplicates(rows, ids, where)
         index = {name: np.flatnonzero(where == split) for split, name in enumerate(SPLITS)}
         if not len(index["train"]):
             raise ValueError(f"train has none of the {len(rows)} rows: change `data.partition`")
-        classes = rows.signature.class_names
-        by_class = {
-            name: np.bincount(rows.y[i], minlength=len(classes)).tolist()
-            for name, i in index.items()
-            if classes
-        }
         report = {
-            "partition": type(self).__name__,
-            "options": dict(vars(self)),
             "fingerprint": fingerprint(ids, rows.y),
             "counts": {name: len(i) for name, i in index.items()},
-            "dropped": dropped,
-            "class_counts": {k: dict(zip(classes, v, strict=True)) for k, v in by_class.items()},
+            "class_counts": {name: _count_classes(rows, i) for name, i in index.items()},
+            "dropped": int((where == FREE).sum()),
             "key": key,
             "boundaries": boundaries,
         }
-        new = {key: boundaries} if boundaries else {}
-        return Split(**index, kept={**(kept or {}), **new}, report=report)
+        return Split(**index, kept=kept | ({key: boundaries} if boundaries else {}), report=report)
 
-    @abstractmethod
-    def _buckets(self, published: list[str]) -> tuple[list[float], list[str], str]:
-        """Shares of the free rows, lowest hashes first, the split of each, and their name."""
+    def _units(self, rows: Rows, ids: np.ndarray) -> tuple[str, np.ndarray]:
+        """What is divided, and `(N,)` numbers or texts that say where each row goes."""
+        given = {"group": rows.groups, "time": rows.times}
+        unit = " and ".join(unit for unit, v in given.items() if v is not None) or "row"
+        if unit not in self.units:
+            can = " or ".join(self.units)
+            raise ValueError(f"`data.partition` divides by {can}, not {unit}: change either")
+        if (values := given.get(unit)) is None:
+            return unit, uniform(ids, self.seed)
+        if (missing := (values != values) | (values == None)).any():  # noqa: E711
+            raise ValueError(f"{_name(rows, missing.argmax())} has no {unit}: fill it in")
+        if unit == "group":
+            return unit, uniform(hash_names(values), self.seed)
+        if values.dtype.kind == "M":
+            values = (values - np.datetime64(0, "s")) / np.timedelta64(1, "s")
+        return unit, values.astype(float if values.dtype.kind in "biuf" else str)
 
-    def _assign(
-        self, rows: Rows, ids: np.ndarray, where: np.ndarray, kept: Kept
-    ) -> tuple[str, dict[str, list[Any]]]:
-        """Gives each free row its split in `where`; returns the key and the boundaries."""
-        unit, values = _units(rows, ids, self.seed)
-        published = [name for split, name in enumerate(SPLITS) if (where == split).any()]
-        defining = (f"{k}={v}" for k, v in sorted(vars(self).items()) if k not in _INDIFFERENT)
-        hashed = f" of {rows.x.dtype} {rows.x.shape[1:]}" * (unit == "row" and rows.ids is None)
-        key = f"{type(self).__name__}({', '.join(defining)}) by {unit}{hashed}"
-        key += f", targets: {list(rows.signature.target_names)}, published: {published}"
-        boundaries = dict(kept.get(key, {}))
-        free = np.flatnonzero(where == FREE)
-        if len(free):
-            shares, names, parts = self._buckets(published)
-            splits = np.array([SPLITS.index(name) for name in names], np.int8)
-            for owner, members in _strata(rows, unit, free):
-                if owner not in boundaries:
-                    ordered = np.sort(values[members])
-                    boundaries[owner] = _draw(ordered, shares, unit, owner, parts)
-                bounds = _read(boundaries[owner], len(shares) - 1, unit, values.dtype)
-                where[members] = splits[np.searchsorted(bounds, values[members], side="right")]
-        if unit == "group" and len(torn := _behind(values, where)):
-            raise ValueError(
-                f"the group of {_name(rows, torn[0])} is published in another split too: "
-                "mend the data, or leave out the groups"
-            )
-        return key, boundaries
-
-    def _drop_duplicates(self, rows: Rows, ids: np.ndarray, where: np.ndarray) -> dict[str, int]:
-        """Takes a row out of `where` if a later split has it too; returns how many."""
-        behind = _behind(ids, where) if self.duplicates != "allow" else np.array([], np.int64)
-        if self.duplicates == "error" and len(behind):
-            shown = behind[:3].tolist()
-            twins = [np.flatnonzero((ids == ids[r]) & (where > where[r]))[0] for r in shown]
-            placed = [f"{_name(rows, r)} in {SPLITS[where[r]]}" for r in (*shown, *twins)]
-            pairs = map(" = ".join, zip(placed, placed[len(shown) :], strict=False))
-            raise ValueError(
-                f"rows with an exact duplicate in another split: {len(behind)} ({', '.join(pairs)}"
-                f"{', ...' * (len(behind) > 3)}): set `data.partition.duplicates` to drop or allow"
-            )
-        counts = np.bincount(where[behind], minlength=len(SPLITS)).tolist()
+    def _drop_duplicates(self, rows: Rows, ids: np.ndarray, where: np.ndarray) -> None:
+        """Takes a row out of `where` if a later split has it too."""
+        if self.duplicates == "allow" or not len(behind := _behind(ids, where)):
+            return
+        if self.duplicates == "error":
+            pairs = [(r, np.argmax((ids == ids[r]) & (where > where[r]))) for r in behind[:3]]
+            shown = [f"{_name(rows, r)} = {_name(rows, t)} of {SPLITS[where[t]]}" for r, t in pairs]
+            what = f"{len(behind)} exact duplicates across splits, such as {', '.join(shown)}"
+            raise ValueError(f"{what}: set `data.partition.duplicates` to drop or allow")
         where[behind] = FREE
-        return dict(zip(SPLITS, counts, strict=True))
 
 
 class Stratified(Partition):
@@ -169,6 +133,8 @@ class Stratified(Partition):
         time_by: Column of times: the past is train, the future test.
     """
 
+    units = ("row", "group", "time")
+
     def __init__(
         self,
         fracs: tuple[float, float, float] = (0.7, 0.15, 0.15),
@@ -176,27 +142,14 @@ class Stratified(Partition):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.fracs = [float(frac) for frac in fracs]
-        self.time_by = time_by
-        if not all(0 <= frac <= 1 for frac in self.fracs) or not self.fracs[0]:
-            raise ValueError(
-                f"`data.partition.fracs` are {self.fracs}: give shares from 0 to 1 for train, val "
-                "and test, and train more than 0"
-            )
-        if abs(sum(self.fracs) - 1) > 1e-6:
-            total = f"{sum(self.fracs):g}, not 1"
-            raise ValueError(f"`data.partition.fracs` sum to {total}: change them so that they do")
+        self.fracs, self.time_by = [float(frac) for frac in fracs], time_by
+        if min(self.fracs) < 0 or not self.fracs[0] or not abs(sum(self.fracs) - 1) <= 1e-6:
+            what = f"`data.partition.fracs` {self.fracs} sum to {sum(self.fracs):g}"
+            raise ValueError(f"{what}: give positive ones that sum to 1; val and test may be 0")
 
-    def _buckets(self, published: list[str]) -> tuple[list[float], list[str], str]:
-        fracs = zip(SPLITS, self.fracs, strict=True)
-        shares = {name: frac for name, frac in fracs if frac and name not in published}
-        if not shares:
-            raise ValueError(
-                f"{' and '.join(published)} are published, and `data.partition.fracs` leave no "
-                "split for the other rows: give val or test a share"
-            )
-        total = sum(shares.values())
-        return [share / total for share in shares.values()], list(shares), ", ".join(shares)
+    def _parts(self, published: list[str]) -> list[tuple[str, float]]:
+        every = zip(SPLITS, self.fracs, strict=True)
+        return [(name, frac) for name, frac in every if frac and name not in published]
 
 
 class KFold(Partition):
@@ -209,141 +162,78 @@ class KFold(Partition):
 
     def __init__(self, num_folds: int = 5, fold: int = 0, **options: Any) -> None:
         super().__init__(**options)
-        self.num_folds = num_folds
-        self.fold = fold
-        if num_folds < 2:
-            raise ValueError(f"`data.partition.num_folds` is {num_folds}: give 3 or more")
-        if not 0 <= fold < num_folds:
-            raise ValueError(f"`data.partition.fold` is {fold}: give one of 0 to {num_folds - 1}")
+        self.num_folds, self.fold = num_folds, fold
 
-    def split(self, rows: Rows, kept: Kept | None = None) -> Split:
-        if rows.times is not None:
-            raise ValueError("`KFold` can't divide rows that have times: take `Stratified`")
-        return super().split(rows, kept)
-
-    def _buckets(self, published: list[str]) -> tuple[list[float], list[str], str]:
+    def _parts(self, published: list[str]) -> list[tuple[str, float]]:
         held_out = [name for name in ("test", "val") if name not in published]
-        if not held_out:
-            raise ValueError("val and test are published, so no fold can be: take `Stratified`")
-        if self.num_folds == len(held_out):
-            raise ValueError("`data.partition.num_folds` is 2, and none is left to train: give 3")
-        splits = ["train"] * self.num_folds
-        for i, name in enumerate(held_out):
-            splits[(self.fold + i) % self.num_folds] = name
-        return [1 / self.num_folds] * self.num_folds, splits, f"{self.num_folds} folds"
+        if not 0 < len(held_out) < self.num_folds or not 0 <= self.fold < self.num_folds:
+            rule = "count from 0; give 3 folds or more, or 2 if val or test, not both, is published"
+            raise ValueError(f"`data.partition` is fold {self.fold} of {self.num_folds}: {rule}")
+        names = held_out + ["train"] * (self.num_folds - len(held_out))
+        return [(names[i - self.fold], 1 / self.num_folds) for i in range(self.num_folds)]
 
 
 def load_kept(path: Path) -> Kept:
-    """Reads the boundaries that a file keeps: none if there is no file.
-
-    Raises:
-        ValueError: The file can't be read.
-    """
+    """Reads the boundaries that a file keeps: none if there is no file."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        return {key: {**strata} for key, strata in kept.items()}
+        return {key: {k: sorted(v) for k, v in strata.items()} for key, strata in kept.items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, AttributeError, TypeError):
-        raise ValueError(f"{path} holds no boundaries of a partition: {_ANEW}") from None
+        raise ValueError(f"{path} keeps no boundaries: restore it, or delete it") from None
 
 
 def save_kept(path: Path, kept: Kept) -> None:
     """Writes the boundaries, or warns that it can't. For one process of a run."""
     temp = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         temp.write_text(json.dumps(kept, indent=1), encoding="utf-8")
         temp.replace(path)
     except OSError as error:
-        message = f"{path} can't be written ({error.strerror}): rows may move when the data grows"
-        warnings.warn(message, stacklevel=2)
+        what = f"can't be written ({error.strerror}): rows may move when the data grows"
+        warnings.warn(f"{path} {what}; set `data.partition.keep` to another file", stacklevel=2)
 
 
-def _units(rows: Rows, ids: np.ndarray, seed: int) -> tuple[str, np.ndarray]:
-    """What is divided (rows, groups or times), and the value of each row that says where to."""
-    if rows.groups is not None and rows.times is not None:
-        raise ValueError(
-            "the rows have groups and times, and only one can divide them: leave out "
-            "`data.partition.group_by` or `data.partition.time_by`, or that array of the source"
-        )
-    if rows.groups is not None:
-        return "group", rekey(hash_names(_known(rows, rows.groups, "group")), seed)
-    if rows.times is not None:
-        return "time", _known(rows, rows.times, "time")
-    return "row", rekey(ids, seed)
-
-
-def _known(rows: Rows, values: np.ndarray, unit: str) -> np.ndarray:
-    """Refuses a missing value; makes text of objects, so that they sort."""
-    missing = values != values  # as NaN and NaT are
-    if values.dtype == object:
-        missing = np.array([value is None or value != value for value in values])
-    if missing.any():
-        where = f"{_name(rows, missing.argmax())} has no {unit}"
-        raise ValueError(f"{where}: fill it in, or leave out `data.partition.{unit}_by`")
-    return values.astype(str) if values.dtype == object else values
-
-
-def _strata(rows: Rows, unit: str, free: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _strata(rows: Rows, unit: str, free: np.ndarray) -> dict[str, np.ndarray]:
     """The free rows: those of each class, or all where classes don't matter."""
     classes = rows.signature.class_names
     if unit != "row" or not classes:
-        yield "the data", free
-        return
-    codes = rows.y[free].astype(np.uint16 if len(classes) < 2**16 else np.int64)
-    order = np.argsort(codes, kind="stable")  # 4 times as fast for uint16, by radix
-    ends = np.cumsum(np.bincount(codes, minlength=len(classes)))[:-1]
-    for name, members in zip(classes, np.split(free[order], ends), strict=True):
-        if len(members):
-            yield f"class {name!r}", members
+        return {"the data": free} if len(free) else {}
+    codes = rows.y[free].astype(np.min_scalar_type(len(classes)))  # small ones sort fast, by radix
+    ends = np.bincount(codes, minlength=len(classes)).cumsum()[:-1]
+    parts = np.split(free[np.argsort(codes, kind="stable")], ends)
+    return {f"class {name!r}": p for name, p in zip(classes, parts, strict=True) if len(p)}
 
 
-def _draw(values: np.ndarray, shares: list[float], unit: str, owner: str, parts: str) -> list[Any]:
-    """Finds boundaries between sorted values, so that each bucket has its share of the rows as
-    nearly as can be, and at least one value; a row at a boundary is above it.
-    """
+def _draw(values: np.ndarray, shares: tuple[float, ...], unit: str, owner: str) -> list[Any]:
+    """Boundaries between sorted values, for parts of their shares but of one value at least."""
     starts = np.flatnonzero(values[1:] != values[:-1]) + 1
     cuts = np.arange(len(shares) - 1)
     if len(starts) < len(cuts):
-        drop = ", drop the class" if owner.startswith("class") else ""
-        raise ValueError(
-            f"{owner} has {len(starts) + 1} distinct {unit}{'s' * (len(starts) > 0)}, but each of "
-            f"{parts} needs one: add {unit}s{drop}, or change `data.partition`"
-        )
-    ideal = np.cumsum(shares)[:-1]
+        what = f"{len(starts) + 1} of the {len(shares)} distinct {unit}s it needs: add {unit}s"
+        raise ValueError(f"{owner} has {what}, leave it out, or change `data.partition`")
+    ideal = np.cumsum(shares)[:-1] / sum(shares)
     nearest = np.searchsorted((starts[1:] + starts[:-1]) / 2, ideal * len(values))
     picks = np.clip(np.maximum.accumulate(nearest - cuts), 0, len(starts) - len(cuts)) + cuts
-    first = starts[picks]
-    if unit == "time":
-        return [str(b) if b.dtype.kind == "M" else b.item() for b in values[first]]
-    # all numbers of a gap divide these rows alike: the one nearest to the share suits those to come
-    gaps = zip(ideal.tolist(), values[first - 1].tolist(), values[first].tolist(), strict=True)
-    return [f"{min(max(int(q * 2**64), low + 1), high):016x}" for q, low, high in gaps]
-
-
-def _read(bounds: list[Any], num: int, unit: str, dtype: np.dtype) -> np.ndarray:
-    """Makes `num` kept boundaries comparable with values of this type."""
-    try:
-        if unit == "time":
-            read = np.array(bounds, "M8" if dtype.kind == "M" else None)
-        else:
-            read = np.array([int(bound, 16) for bound in bounds], np.uint64)
-        if len(read) == num and (read[1:] >= read[:-1]).all():
-            return read
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise ValueError(f"the kept boundaries of the partition are damaged ({bounds}): {_ANEW}")
+    above, below = values[starts[picks]], values[starts[picks] - 1]
+    if unit != "time":  # all hashes of a gap divide these rows alike; new rows want the ideal one
+        above = np.clip(ideal, np.nextafter(below, 1), above)
+    return list(above.tolist())
 
 
 def _behind(keys: np.ndarray, where: np.ndarray) -> np.ndarray:
     """Rows whose key is in a later split too, ascending."""
     ordered = np.sort(keys)
     rows = np.flatnonzero(np.isin(keys, ordered[1:][ordered[1:] == ordered[:-1]]))
-    _, codes = np.unique(keys[rows], return_inverse=True)
-    last = np.full(len(rows), FREE, np.int8)
-    np.maximum.at(last, codes, where[rows])
-    return rows[where[rows] < last[codes]]
+    later = [np.isin(keys[rows], keys[rows[where[rows] > split]]) for split in range(len(SPLITS))]
+    return rows[np.choose(where[rows], later)]
+
+
+def _count_classes(rows: Rows, index: np.ndarray) -> dict[str, int]:
+    classes = rows.signature.class_names
+    counts = np.bincount(rows.y[index], minlength=len(classes)) if classes else np.array([])
+    return dict(zip(classes, counts.tolist(), strict=True))
 
 
 def _name(rows: Rows, row: Any) -> str:

@@ -1,6 +1,8 @@
 """New rows for a trained model, read by its signature alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,25 +12,20 @@ from src.data.sources.images import SUFFIXES, read_images
 from src.data.sources.table import read_table
 
 
-def read_rows(path: Path, signature: Signature) -> tuple[np.ndarray, list[str]]:
+def read_rows(path: Path, signature: Signature) -> tuple[np.ndarray, Sequence[Any]]:
     """Reads new rows, `(N, *in_shape)`, and a name for each: a file's, or the row number.
 
     Raises:
-        ValueError: The file is of no kind that is known, or does not hold such rows.
+        ValueError: It does not hold such rows.
         FileNotFoundError: It isn't there.
     """
     if not path.exists():
         raise FileNotFoundError(f"`data.predict_path` {path} does not exist")
     suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv", ".parquet"):
-        x = read_table(path, signature)
-    elif suffix in (".npz", ".npy") or (path.is_dir() and (path / "x.npy").exists()):
+    if suffix in (".npz", ".npy") or (path / "x.npy").exists():
         x = read_arrays(path, signature)
     elif suffix in SUFFIXES or path.is_dir():
         return read_images(path, signature)
     else:
-        raise ValueError(
-            f"`data.predict_path` {path} is none of .csv .parquet .npz .npy, an image, or a folder "
-            "of images or .npy files"
-        )
-    return x, [str(i) for i in range(len(x))]
+        x = read_table(path, signature)
+    return x, range(len(x))

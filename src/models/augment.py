@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +16,12 @@ from torch import Tensor
 
 __all__ = ["Crop", "Cutout", "Flip", "Mixup", "Noise"]
 
-Bits = TypeVar("Bits", int, Tensor)
 
+def scramble(bits: Any) -> Any:
+    """Hashes 32 bits, an int or a tensor of them, one to one; no product is over int64.
 
-def scramble(bits: Bits) -> Bits:
-    """Hashes 32 bits one to one, no product over int64 (https://stackoverflow.com/a/12996028)."""
+    Source: https://stackoverflow.com/a/12996028
+    """
     for _ in range(2):
         bits = (bits >> 16 ^ bits) * 0x45D9F3B & 0xFFFFFFFF
     return bits >> 16 ^ bits
@@ -30,14 +31,14 @@ def uniforms(rows: Tensor, key: int, n: int) -> Tensor:
     """Draws `n` numbers in the open interval (0, 1) for each row: `(B,)` -> `(B, n)` float32."""
     columns = scramble(scramble(key) + torch.arange(n, device=rows.device))
     bits = scramble(scramble(rows ^ key)[:, None] ^ columns)
-    return ((bits >> 9) + 0.5) / 2**23  # 24 significant bits: exact in float32
+    draws: Tensor = ((bits >> 9) + 0.5) / 2**23  # 24 significant bits: exact in float32
+    return draws
 
 
 class Augmentation:
     """A random change of normalised rows, in which 0 is the mean. One of your own is a subclass."""
 
-    takes: tuple[str, ...] = ()  # of `signals` and `images`; any rows if empty
-    reach = 0  # the sides of an image or a signal must be longer
+    least_axes = 1  # of a row: 2 for signals and images, 3 for images
 
     def __call__(self, x: Tensor, rows: Tensor, key: int) -> Tensor:
         """`(B, *in_shape)` -> the same, each row changed by its own `uniforms(rows, key, n)`."""
@@ -45,40 +46,31 @@ class Augmentation:
 
 
 class Flip(Augmentation):
-    """Mirrors images left to right.
+    """Mirrors half of the images left to right."""
 
-    Args:
-        prob: Probability for each row, in [0, 1].
-    """
-
-    takes = ("images",)
-
-    def __init__(self, prob: float = 0.5) -> None:
-        require(0 <= prob <= 1, f"Flip.prob is {prob:g}: it must be from 0 to 1")
-        self.prob = prob
+    least_axes = 3
 
     def __call__(self, x: Tensor, rows: Tensor, key: int) -> Tensor:
-        return torch.where(uniforms(rows, key, 1)[..., None, None] < self.prob, x.flip(-1), x)
+        return torch.where(uniforms(rows, key, 1)[..., None, None] < 0.5, x.flip(-1), x)
 
 
 class Crop(Augmentation):
-    """Shifts images or signals: pads every side, then crops to the size (arXiv:1512.03385, 4.2).
+    """Shifts images or signals: pads every side with 0, then crops (arXiv:1512.03385, 4.2).
 
     Args:
         pad: Longest shift, in pixels or time steps; at least 1.
-        mode: What comes in at the edge: `zero` (the mean) or `reflect`.
     """
 
-    takes = ("signals", "images")
+    least_axes = 2
 
-    def __init__(self, pad: int = 4, mode: Literal["zero", "reflect"] = "zero") -> None:
+    def __init__(self, pad: int = 4) -> None:
         require(pad >= 1, f"Crop.pad is {pad}: it must be at least 1")
-        self.reach, self.mode = pad, "constant" if mode == "zero" else mode
+        self.pad = pad
 
     def __call__(self, x: Tensor, rows: Tensor, key: int) -> Tensor:
         sides = x.shape[2:]
-        starts = (uniforms(rows, key, len(sides)) * (2 * self.reach + 1)).long()
-        x = F.pad(x, [self.reach] * 2 * len(sides), self.mode)
+        starts = (uniforms(rows, key, len(sides)) * (2 * self.pad + 1)).long()
+        x = F.pad(x, [self.pad] * 2 * len(sides))
         for side, start in zip(sides, starts.unbind(1), strict=True):
             # Axis 2 -> all its windows -> one for each row, which becomes the last axis.
             x = x.unfold(2, side, 1)[torch.arange(len(x), device=x.device), :, start]
@@ -93,18 +85,18 @@ class Cutout(Augmentation):
             image, so a part may fall outside.
     """
 
-    takes = ("signals", "images")
+    least_axes = 2
 
     def __init__(self, size: int = 8) -> None:
         require(size >= 1, f"Cutout.size is {size}: it must be at least 1")
-        self.reach = size
+        self.size = size
 
     def __call__(self, x: Tensor, rows: Tensor, key: int) -> Tensor:
         cut = torch.ones(len(x), 1, dtype=torch.bool, device=x.device)
         for side, draw in zip(x.shape[2:], uniforms(rows, key, x.ndim - 2).unbind(1), strict=True):
-            first = (draw[:, None] * side).long() - self.reach // 2
+            first = (draw[:, None] * side).long() - self.size // 2
             offset = torch.arange(side, device=x.device) - first
-            span = (offset >= 0) & (offset < self.reach)
+            span = (offset >= 0) & (offset < self.size)
             cut = cut[..., None] & span.view(len(x), *[1] * (cut.ndim - 1), side)
         return x.masked_fill(cut, 0)
 
@@ -126,9 +118,9 @@ class Noise(Augmentation):
 
 
 class Mixup(Augmentation):
-    """Averages each row with another of its batch, and their losses alike (arXiv:1710.09412, 2).
+    """Averages each row with the one before it in its batch (arXiv:1710.09412, 2).
 
-    Partners are pure in (seed, epoch, rows of the batch): in any order, but not at any batch size.
+    The loss is averaged alike, by the same weights.
 
     Args:
         alpha: A row's own weight is drawn from Beta(alpha, alpha); above 0.
@@ -138,44 +130,40 @@ class Mixup(Augmentation):
         require(0 < alpha < math.inf, f"Mixup.alpha is {alpha:g}: it must be above 0")
         self.quantiles = torch.from_numpy(betaincinv(alpha, alpha, (np.arange(4096) + 0.5) / 4096))
 
-    def pairs(self, rows: Tensor, key: int) -> tuple[Tensor, Tensor]:
-        """Partners' places in the batch, `(B,)` int64, and rows' own weights, `(B,)` float32."""
-        circle = scramble(rows ^ key).argsort()
-        partner = torch.empty_like(circle).scatter(0, circle, circle.roll(1))
+    def weights(self, rows: Tensor, key: int) -> Tensor:
+        """Each row's own weight: `(B,)` float32."""
         self.quantiles = self.quantiles.to(rows.device, torch.float32)
-        return partner, self.quantiles[(uniforms(rows, key, 1)[:, 0] * 4096).long()]
+        return self.quantiles[(uniforms(rows, key, 1)[:, 0] * 4096).long()]
 
     def __call__(self, x: Tensor, rows: Tensor, key: int) -> Tensor:
-        partner, weight = self.pairs(rows, key)
-        return x[partner].lerp(x, weight.to(x.dtype).view(-1, *[1] * (x.ndim - 1)))
+        weights = self.weights(rows, key).to(x.dtype)
+        return x.roll(1, 0).lerp(x, weights.view(-1, *[1] * (x.ndim - 1)))
 
 
 def augment(
     x: Tensor, rows: Tensor, seed: int, epoch: int, augmentations: Sequence[Augmentation]
-) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+) -> tuple[Tensor, Tensor | None]:
     """Changes normalised rows, `(B, *in_shape)`, of these int64 numbers in the source, `(B,)`.
 
     Returns:
-        `(B, *in_shape)`, and `Mixup.pairs` for the loss, `None` without `Mixup`.
+        `(B, *in_shape)`, and `Mixup.weights`, `(B,)`; `None` without `Mixup`.
     """
-    mixed = None
+    weights = None
     for place, augmentation in enumerate(augmentations):
         key = scramble(scramble(scramble(seed) + epoch) + place)
         x = augmentation(x, rows, key)
         if isinstance(augmentation, Mixup):
-            mixed = augmentation.pairs(rows, key)
-    return x, mixed
+            weights = augmentation.weights(rows, key)
+    return x, weights
 
 
 def check(
     augmentations: Sequence[Augmentation], in_shape: tuple[int, ...], num_categories: Sequence[int]
 ) -> None:
     """Raises ValueError if rows of this shape and these categories can't take an augmentation."""
-    kind, shortest = {2: "signals", 3: "images"}.get(len(in_shape)), min(in_shape[1:], default=1e9)
     for a in augmentations:
-        name, needs = type(a).__name__, " or ".join(a.takes)
-        require(not needs or kind in a.takes, f"{name} takes {needs}, not rows of shape {in_shape}")
-        require(a.reach < shortest, f"{name} has {a.reach}, but a row has a side of {shortest}")
+        name, fine = type(a).__name__, len(in_shape) >= a.least_axes
+        require(fine, f"{name} takes no rows of shape {in_shape}: drop it")
         require(not any(num_categories), f"{name} would change the codes of categories: drop it")
     require(sum(isinstance(a, Mixup) for a in augmentations) < 2, "Mixup is there twice: keep one")
 

@@ -6,12 +6,11 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc, multiclass_f1_score
 
 from src.data.module import DataModule
-from src.data.rows import Signature
-from src.models.model import Model, Results
+from src.models.model import Model
 
 MAX_AUROC_CLASSES = 100  # one sort of the whole split for each class: beyond, it costs seconds
 
@@ -25,8 +24,6 @@ class Classifier(Model):
             so that all classes weigh the same; `none` weighs rows the same.
     """
 
-    weight: Tensor
-
     def __init__(
         self,
         label_smoothing: float = 0.0,
@@ -38,22 +35,22 @@ class Classifier(Model):
             raise ValueError(f"`model.label_smoothing` is {label_smoothing:g}, not in [0, 1)")
         self.label_smoothing, self.class_weights = label_smoothing, class_weights
 
-    def build(self, signature: Signature, data: DataModule) -> None:
-        if not signature.class_names:
+    def build(self, data: DataModule) -> None:
+        num_classes = len(data.signature.class_names)
+        if not num_classes:
             raise ValueError(
                 "Classifier needs classes, and the data has targets to regress: set `model` to "
                 "Regressor, or `data.source.task` to classification"
             )
-        weight = torch.ones(signature.out_dim)
+        self.weight: Tensor = nn.Buffer(torch.ones(num_classes))
         if self.class_weights == "balanced" and data.rows is not None:
-            counts = torch.bincount(data.y[data.split.train], minlength=signature.out_dim)
-            weight = counts.sum() / (signature.out_dim * counts)
-        self.register_buffer("weight", weight)
+            counts = torch.bincount(data.y[data.split.train], minlength=num_classes)
+            self.weight.copy_(counts.sum() / (num_classes * counts.clamp(1)))
 
     def losses(self, out: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(
-            out, y, self.weight, reduction="none", label_smoothing=self.label_smoothing
-        )
+        weight = self.weight.to(out.dtype)  # which 64-bit and 16-bit precision change
+        smoothing = self.label_smoothing
+        return F.cross_entropy(out, y, weight, reduction="none", label_smoothing=smoothing)
 
     def hits(self, out: Tensor, y: Tensor) -> Tensor:
         return out.argmax(1) == y
@@ -64,9 +61,7 @@ class Classifier(Model):
     def scores(self, out: Tensor) -> Tensor:
         return out.softmax(1)
 
-    def metrics(self, results: Results) -> dict[str, Tensor]:
-        scores, y, _ = results
-        assert y is not None
+    def metrics(self, scores: Tensor, y: Tensor) -> dict[str, Tensor]:
         preds, num_classes = scores.argmax(1), scores.shape[1]
         found = {
             "acc": (preds == y).float().mean(),

@@ -16,9 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from src.data.batches import Batch
 from src.data.module import DataModule
-from src.data.rows import Signature
+from src.data.statistics import Statistics
 from src.models.augment import Augmentation, augment, check
-from src.models.schedules import WarmupCosine
+from src.models.schedules import WarmupCosine, resume
 from src.nets.net import Net
 from src.nets.normalize import Normalize
 
@@ -55,7 +55,6 @@ class Model(L.LightningModule):
     """
 
     net: Net
-    sums: Tensor
 
     def __init__(
         self,
@@ -70,30 +69,30 @@ class Model(L.LightningModule):
         self.augmentations, self.compiles = augment or [], compile
         self.results: dict[str, Results] = {}
         self._parts: list[tuple[Tensor, Tensor | None, Tensor]] = []
+        self.sums: Tensor = nn.Buffer(torch.zeros(2), persistent=False)
         self.num_seen = 0  # train rows of this epoch
 
     def configure_model(self) -> None:
         """Builds the layers, whose sizes and statistics come from the data."""
         if "net" in self._modules:
             return
-        data: DataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        signature, self.seed = data.signature, data.seed
         if self.trainer.precision in ("16-true", "bf16-true"):
+            mixed = self.trainer.precision.replace("true", "mixed")
             raise ValueError(
-                f"`trainer.precision` {self.trainer.precision} would round raw rows: use "
-                f"{self.trainer.precision.replace('true', 'mixed')}"
+                f"`trainer.precision` {self.trainer.precision} would round raw rows: use {mixed}"
             )
-        check(self.augmentations, signature.in_shape, signature.num_categories)
-        self.normalize = Normalize(signature.in_shape)
-        if data.rows is not None:
-            self.normalize.set(data.statistics.mean, data.statistics.std)
-        self.net = self.make_net(signature.in_shape, signature.out_dim, signature.num_categories)
-        self.build(signature, data)
-        self.register_buffer("sums", torch.zeros(2), persistent=False)
+        data: DataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.seed, shape = data.seed, data.signature.in_shape
+        check(self.augmentations, shape, data.signature.num_categories)
+        # Without rows, a checkpoint brings the statistics of those it was trained on.
+        known = data.statistics if data.rows is not None else Statistics.identity(shape[0])
+        self.normalize = Normalize(shape, known.mean, known.std)
+        self.net = self.make_net(shape, data.signature.out_dim, data.signature.num_categories)
+        self.build(data)
         if self.compiles:
             self.net.compile()
 
-    def build(self, signature: Signature, data: DataModule) -> None:
+    def build(self, data: DataModule) -> None:
         """Builds what the loss needs from the data.
 
         Raises:
@@ -108,16 +107,16 @@ class Model(L.LightningModule):
         """What the running metric of the train split sums: `(B, out_dim), y -> (B,)`."""
         raise NotImplementedError
 
+    def running(self, mean_hit: Tensor) -> dict[str, Tensor]:
+        """The metric of the train split by name, from the mean of `hits`."""
+        raise NotImplementedError
+
     def scores(self, out: Tensor) -> Tensor:
         """Probabilities, or values in their original units: `(B, out_dim) -> (B, out_dim)`."""
         raise NotImplementedError
 
-    def metrics(self, results: Results) -> dict[str, Tensor]:
+    def metrics(self, scores: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Metrics of a whole split by name; one value each."""
-        raise NotImplementedError
-
-    def running(self, mean_hit: Tensor) -> dict[str, Tensor]:
-        """The metric of the train split by name, from the mean of `hits`."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,17 +126,18 @@ class Model(L.LightningModule):
 
     def step(self, batch: Batch, split: str) -> Tensor | None:
         """One batch of any split; its mean loss in training."""
-        if split != "train":
-            self._parts.append((self(batch.x), batch.y, batch.row))
-            return None
         x, y, row = batch
+        if split != "train":
+            self._parts.append((self(x), y, row))
+            return None
         assert y is not None
-        x, mix = augment(self.normalize(x), row, self.seed, self.current_epoch, self.augmentations)
+        x, weights = augment(
+            self.normalize(x), row, self.seed, self.current_epoch, self.augmentations
+        )
         out = self.net(x)
         losses = self.losses(out, y)
-        if mix is not None:
-            partner, weight = mix
-            losses = self.losses(out, y[partner]).lerp(losses, weight)
+        if weights is not None:
+            losses = self.losses(out, y.roll(1, 0)).lerp(losses, weights)
         with torch.no_grad():
             self.sums += torch.stack((losses.sum(), self.hits(out, y).sum()))
         self.num_seen += len(y)
@@ -162,33 +162,33 @@ class Model(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         totals = torch.cat((self.sums, self.sums.new_tensor([self.num_seen])))
         loss, hit, seen = self.trainer.strategy.reduce(totals, reduce_op="sum").cpu()
-        self._log("train", {"loss": loss / seen, **self.running(hit / seen)})
+        if seen:  # a run may be gone on with after an epoch's last batch
+            self._log("train", {"loss": loss / seen, **self.running(hit / seen)})
 
     def on_validation_epoch_end(self) -> None:
-        self._evaluate("val")
+        self._finish("val")
 
     def on_test_epoch_end(self) -> None:
-        self._evaluate("test")
+        self._finish("test")
 
     def on_predict_epoch_end(self) -> None:
-        out, y, row = self._gather()
-        self.results["predict"] = Results(self.scores(out).cpu(), y, row)
+        self._finish("predict")
 
-    def _evaluate(self, split: str) -> None:
+    def _finish(self, split: str) -> None:
         out, y, row = self._gather()
-        assert y is not None
-        self.results[split] = Results(self.scores(out).cpu(), y, row)
-        loss = self.losses(out, y.to(out.device)).mean().cpu()
-        self._log(split, {"loss": loss, **self.metrics(self.results[split])})
+        scores = self.scores(out).cpu()
+        self.results[split] = Results(scores, y, row)
+        if split != "predict":
+            assert y is not None
+            loss = self.losses(out, y.to(out.device)).mean().cpu()
+            self._log(split, {"loss": loss, **self.metrics(scores, y)})
 
     def _gather(self) -> tuple[Tensor, Tensor | None, Tensor]:
         """All ranks' outputs in the order of the rows, so that every rank computes the same."""
         parts, self._parts = self._parts, []
         if self.trainer.world_size > 1:
             ranks: list[Any] = [None] * self.trainer.world_size
-            dist.all_gather_object(
-                ranks, [move_data_to_device(p, torch.device("cpu")) for p in parts]
-            )
+            dist.all_gather_object(ranks, move_data_to_device(parts, torch.device("cpu")))
             parts = [part for rank in ranks for part in rank]
         outs, ys, rows = zip(*parts, strict=True)
         row = torch.cat(rows).cpu()
@@ -204,49 +204,40 @@ class Model(L.LightningModule):
             )
         self.log_dict({f"{split}/{name}": value for name, value in values.items()})
 
+    def _optimization(self, parameters: Iterable) -> tuple[Optimizer, LRScheduler | None]:
+        """What the config says of optimizer and schedule."""
+        optimizer = self.make_optimizer(parameters)
+        return optimizer, self.make_scheduler(optimizer) if self.make_scheduler else None
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = self._optimizer(self.parameters())
-        if self.make_scheduler is None:
+        optimizer, scheduler = self._optimization(self.parameters())
+        # A fused optimizer would unscale gradients itself, and Lightning not clip them before that.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        if scheduler is None:
             return optimizer
-        try:
-            scheduler = self.make_scheduler(optimizer)
-            if isinstance(scheduler, WarmupCosine):
-                scheduler.plan(self.trainer.estimated_stepping_batches)
-        except (ValueError, TypeError) as e:
-            raise ValueError(f"`model.scheduler`: {e}") from e
-        interval = getattr(scheduler, "interval", "epoch")
-        how = {"scheduler": scheduler, "interval": interval, "monitor": "val/loss"}
+        how = {"scheduler": scheduler, "interval": "epoch", "strict": False}
+        if isinstance(scheduler, WarmupCosine):
+            how["interval"] = "step"
+            scheduler.plan(self.trainer.estimated_stepping_batches)
+        data: DataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        validates = self.trainer.limit_val_batches and len(data.split.val)
+        how["monitor"] = "val/loss" if validates else "train/loss"  # of ReduceLROnPlateau
         return {"optimizer": optimizer, "lr_scheduler": how}  # type: ignore[return-value]
 
-    def _optimizer(self, parameters: Iterable) -> Optimizer:
-        try:
-            return self.make_optimizer(parameters)
-        except (ValueError, TypeError, RuntimeError) as e:
-            raise ValueError(f"`model.optimizer`: {e}") from e
-
-    def _optimization(self, optimizer: Optimizer) -> dict[str, Any]:
-        names = {"optimizer": type(optimizer).__name__, "scheduler": repr(self.make_scheduler)}
-        return {**names, **optimizer.defaults}
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.trainer.optimizers:
-            checkpoint["optimization"] = self._optimization(self.trainer.optimizers[0])
+        for optimizer in self.trainer.optimizers:
+            checkpoint["optimizer"] = type(optimizer).__name__, optimizer.defaults["lr"]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What a config or a flag changed of the optimizer since the checkpoint holds from now on.
+        """Takes the optimizer's memory and the place in the schedule; the config says the rest.
 
         Lightning would restore the old learning rate, weight decay and so on.
         """
-        old = checkpoint["optimization"]
-        new = self._optimization(self._optimizer([nn.Parameter(torch.zeros(1))]))
-        if old["optimizer"] != new["optimizer"]:
-            checkpoint["optimizer_states"] = checkpoint["lr_schedulers"] = []
+        if self.trainer.state.fn != "fit":
             return
-        ratio = new["lr"] / old["lr"]
-        for group in (g for state in checkpoint["optimizer_states"] for g in state["param_groups"]):
-            rates = {k: group[k] * ratio for k in ("lr", "initial_lr") if k in group}
-            changed = {k: v for k, v in new.items() if k in group and v != old.get(k)}
-            group |= {**changed, **rates}
-        for schedule in checkpoint["lr_schedulers"]:
-            for k in {"base_lrs", "_last_lr"} & schedule.keys():
-                schedule[k] = [lr * ratio for lr in schedule[k]]
+        optimizer, scheduler = self._optimization([nn.Parameter(torch.zeros(1, 1))])
+        checkpoint["lr_schedulers"] = [resume(scheduler, checkpoint)] if scheduler else []
+        [options], [state] = optimizer.param_groups, checkpoint["optimizer_states"]
+        state["param_groups"][0] |= {**options, "params": state["param_groups"][0]["params"]}
+        if checkpoint["optimizer"][0] != type(optimizer).__name__:
+            state["state"] = {}

@@ -7,18 +7,14 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.data.module import DataModule
-from src.data.rows import Signature
-from src.data.statistics import fit
-from src.models.model import Model, Results
+from src.data.statistics import Statistics, fit
+from src.models.model import Model
 
-LOSSES: dict[str, Callable[..., Tensor]] = {
-    "mse": F.mse_loss,
-    "huber": F.huber_loss,
-    "mae": F.l1_loss,
-}
+LOSSES: dict[str, Callable[..., Tensor]]
+LOSSES = {"mse": F.mse_loss, "huber": F.huber_loss, "mae": F.l1_loss}
 
 
 class Regressor(Model):
@@ -28,25 +24,21 @@ class Regressor(Model):
         loss: `mse`, `huber` (quadratic within one standard deviation) or `mae`.
     """
 
-    target_mean: Tensor
-    target_std: Tensor
-
     def __init__(self, loss: Literal["mse", "huber", "mae"] = "mse", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.loss = LOSSES[loss]
 
-    def build(self, signature: Signature, data: DataModule) -> None:
-        if signature.class_names:
+    def build(self, data: DataModule) -> None:
+        if names := data.signature.class_names:
             raise ValueError(
-                f"Regressor needs targets, and the data has {len(signature.class_names)} classes: "
+                f"Regressor needs targets, and the data has {len(names)} classes: "
                 "set `model` to Classifier, or `data.source.task` to regression"
             )
-        mean, std = torch.zeros(signature.out_dim), torch.ones(signature.out_dim)
+        found = Statistics.identity(data.signature.out_dim)
         if data.rows is not None:
             found = fit(data.rows.y, data.split.train)
-            mean, std = torch.tensor(found.mean), torch.tensor(found.std)
-        self.register_buffer("target_mean", mean.float())
-        self.register_buffer("target_std", std.float())
+        self.target_mean: Tensor = nn.Buffer(torch.tensor(found.mean))
+        self.target_std: Tensor = nn.Buffer(torch.tensor(found.std))
 
     def losses(self, out: Tensor, y: Tensor) -> Tensor:
         scaled = (y - self.target_mean) / self.target_std
@@ -61,10 +53,8 @@ class Regressor(Model):
     def scores(self, out: Tensor) -> Tensor:
         return out * self.target_std + self.target_mean
 
-    def metrics(self, results: Results) -> dict[str, Tensor]:
-        scores, y = results.scores.double(), results.y
-        assert y is not None
-        error = scores - y
+    def metrics(self, scores: Tensor, y: Tensor) -> dict[str, Tensor]:
+        error = scores.double() - y
         spread = (y - y.double().mean(0)).square().sum(0)
         return {
             "rmse": error.square().mean().sqrt(),

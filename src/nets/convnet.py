@@ -6,28 +6,23 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from src.nets.net import HEAD_SCALE, Net, activation_of, for_each, init_, positive, share
+from src.nets.net import HEAD_SCALE, Net, activation_of, for_each, init_, odd, positive
 
 Block = Literal["residual", "plain"]
-Norm = Literal["batch", "group", "none"]
-Conv = Callable[[int, int, int, int], nn.Sequential]
-
-LAYERS = {  # by the number of axes that a kernel moves along
-    1: (nn.Conv1d, nn.BatchNorm1d, nn.MaxPool1d),
-    2: (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d),
-}
+LAYERS = {1: (nn.Conv1d, nn.BatchNorm1d), 2: (nn.Conv2d, nn.BatchNorm2d)}  # by axes of a kernel
 
 
 def conv_norm(
-    axes: int, norm: Norm, after: str, in_dim: int, dim: int, kernel: int, stride: int
+    axes: int, norm: str, after: str, in_dim: int, dim: int, kernel: int, stride: int
 ) -> nn.Sequential:
     """Convolution and norm. Sizes are divided by the stride and rounded up, so none gets to 0."""
-    conv, batch_norm, _ = LAYERS[axes]
-    layer = conv(in_dim, dim, kernel, stride, padding=kernel // 2, bias=norm == "none")
+    conv, batch_norm = LAYERS[axes]
+    layer = init_(conv(in_dim, dim, kernel, stride, padding=kernel // 2, bias=False), after)
+    if norm == "batch":
+        return nn.Sequential(layer, batch_norm(dim))
     # Groups of 16 channels or somewhat more: Wu and He 2018, arXiv:1803.08494, table 3.
     groups = max(n for n in range(1, max(16, dim) // 16 + 1) if dim % n == 0)
-    norms = {"batch": batch_norm(dim), "group": nn.GroupNorm(groups, dim), "none": nn.Identity()}
-    return nn.Sequential(init_(layer, after), norms[norm])
+    return nn.Sequential(layer, nn.GroupNorm(groups, dim))
 
 
 class Residual(nn.Module):
@@ -35,15 +30,15 @@ class Residual(nn.Module):
 
     Source:
         He et al. 2015, arXiv:1512.03385, section 3.3. The branch starts at 0: Goyal et al. 2017,
-        arXiv:1706.02677, section 5.1. If not, 16 blocks without norm enlarge values 100 times.
+        arXiv:1706.02677, section 5.1.
     """
 
     def __init__(
-        self, conv: Conv, activation: str, in_dim: int, dim: int, kernel: int, stride: int
+        self, conv: Callable, activation: str, in_dim: int, dim: int, kernel: int, stride: int
     ) -> None:
         super().__init__()
         first, last = conv(in_dim, dim, kernel, stride), conv(dim, dim, kernel, 1)
-        nn.init.zeros_([*last.parameters()][-2])  # scale of the norm, or weight if there is none
+        nn.init.zeros_(last[1].weight)
         self.branch = nn.Sequential(first, activation_of(activation), last)
         same = stride == 1 and in_dim == dim
         self.shortcut = nn.Identity() if same else conv(in_dim, dim, 1, stride)
@@ -71,13 +66,8 @@ class ConvNet(Net):
         stem_width: Channels of the first convolution.
         stem_kernel: Size of the first convolution, odd.
         stem_stride: Stride of the first convolution.
-        stem_pool: Whether a max-pool of size 3 and stride 2 comes after it.
         norm: What normalizes each convolution, before its activation.
         activation: Name of the activation.
-        dropout: Share of the head's inputs set to 0 in training, in [0, 1).
-
-    Raises:
-        ValueError: The rows are neither signals nor images, or an option can't have its value.
     """
 
     def __init__(
@@ -93,10 +83,8 @@ class ConvNet(Net):
         stem_width: int = 32,
         stem_kernel: int = 3,
         stem_stride: int = 1,
-        stem_pool: bool = False,
-        norm: Norm = "batch",
+        norm: Literal["batch", "group"] = "batch",
         activation: str = "relu",
-        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         axes = len(in_shape) - 1
@@ -107,17 +95,14 @@ class ConvNet(Net):
             )
         positive(widths=widths, depths=depths, strides=strides)
         positive(stem_width=stem_width, stem_stride=stem_stride)
-        positive(odd=True, kernel=kernel, stem_kernel=stem_kernel)
-        share("dropout", dropout)
-        options = {"depths": depths, "kernel": kernel, "strides": strides, "block": block}
-        stages = zip(widths, *for_each(len(widths), "stages", **options), strict=True)
+        odd(kernel=kernel, stem_kernel=stem_kernel)
         layer = partial(conv_norm, axes, norm)
-        stem = layer("identity", in_shape[0], stem_width, stem_kernel, stem_stride)
-        self.stem = nn.Sequential(stem, activation_of(activation))
-        if stem_pool:
-            self.stem.append(LAYERS[axes][2](3, stride=2, padding=1))
+        first = layer("identity", in_shape[0], stem_width, stem_kernel, stem_stride)
+        self.stem = nn.Sequential(first, activation_of(activation))
         self.stages, in_dim = nn.Sequential(), stem_width
-        for dim, depth, size, stride, kind in stages:
+        options = {"depths": depths, "kernel": kernel, "strides": strides, "block": block}
+        lists = (for_each(len(widths), option, value) for option, value in options.items())
+        for dim, depth, size, stride, kind in zip(widths, *lists, strict=True):
             for i in range(depth):
                 shape = (in_dim, dim, size, stride if i == 0 else 1)
                 if kind == "residual":
@@ -125,10 +110,9 @@ class ConvNet(Net):
                 else:
                     self.stages.extend([layer(activation, *shape), activation_of(activation)])
                 in_dim = dim
-        self.dropout = nn.Dropout(dropout)
         self.head = init_(nn.Linear(in_dim, out_dim), activation, HEAD_SCALE)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stages(self.stem(x.to(self.head.weight.dtype)))
-        out: Tensor = self.head(self.dropout(x.flatten(2).mean(2)))
+        out: Tensor = self.head(x.flatten(2).mean(2))
         return out

@@ -1,9 +1,12 @@
 """A multi-layer perceptron, for tables, vectors and anything small."""
 
 import math
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.nets.net import HEAD_SCALE, Net, activation_of, for_each, init_, positive, share
@@ -21,28 +24,23 @@ class Columns(nn.Module):
     def __init__(self, num_categories: tuple[int, ...], embed: bool) -> None:
         super().__init__()
         num = torch.tensor(num_categories)
-        starts = num.cumsum(0) - num
-        indices = ((num == 0).nonzero()[:, 0], num.nonzero()[:, 0], num[num > 0], starts[num > 0])
-        buffers = (nn.Buffer(index, persistent=False) for index in indices)
-        self.numeric, self.coded, self.counts, self.starts = buffers
-        counts = [k for k in num_categories if k]
-        dims = [min(50, round(1.6 * k**0.56)) for k in counts if embed]  # fastai's rule of thumb
-        self.embeddings = nn.ModuleList(map(nn.Embedding, counts, dims))
-        for table in self.embeddings.parameters():
+        indices = ((num == 0).nonzero()[:, 0], num.nonzero()[:, 0], num[num > 0])
+        self.numeric, self.coded, self.counts = (nn.Buffer(i, persistent=False) for i in indices)
+        counts = self.counts.tolist()
+        dims = [min(50, round(1.6 * k**0.56)) for k in counts]  # fastai's rule of thumb
+        self.encoders: Iterable[Callable[[Tensor], Tensor]]
+        self.encoders = [partial(F.one_hot, num_classes=k) for k in counts]
+        if embed:
+            self.encoders = nn.ModuleList(map(nn.Embedding, counts, dims))
+        for table in self.parameters():
             nn.init.zeros_(table[0])  # a value never seen starts, and may stay, in the middle
-        self.onehot_dim = 0 if embed else sum(counts)
-        self.dim = len(self.numeric) + sum(dims) + self.onehot_dim
+        self.dim = len(self.numeric) + sum(dims if embed else counts)
 
     def forward(self, x: Tensor) -> Tensor:
-        codes = x.index_select(1, self.coded)
+        codes = x[:, self.coded]
         codes = torch.where((codes >= 0) & (codes < self.counts), codes, 0).long()
-        parts = [x.index_select(1, self.numeric)]
-        if self.onehot_dim:
-            zeros = x.new_zeros(x.shape[0], self.onehot_dim)
-            parts.append(zeros.scatter(1, codes + self.starts, 1.0))
-        for i, embedding in enumerate(self.embeddings):
-            parts.append(embedding(codes[:, i]))
-        return torch.cat(parts, 1)
+        parts = [f(code) for f, code in zip(self.encoders, codes.unbind(1), strict=True)]
+        return torch.cat([x[:, self.numeric], *parts], 1)
 
 
 class MLP(Net):
@@ -57,9 +55,6 @@ class MLP(Net):
         dropout: Share of each hidden layer's values set to 0 in training, in [0, 1).
         norm: What normalizes a hidden layer, before its activation.
         categorical: What a categorical column becomes.
-
-    Raises:
-        ValueError: An option has a value that it can't have.
     """
 
     def __init__(
@@ -75,8 +70,8 @@ class MLP(Net):
     ) -> None:
         super().__init__()
         positive(hidden_dims=hidden_dims)
-        share("dropout", dropout)
-        (names,) = for_each(len(hidden_dims), "hidden layers", activation=activation)
+        share(dropout=dropout)
+        names = for_each(len(hidden_dims), "activation", activation)
         self.inputs: nn.Module = nn.Flatten()
         dim, after = math.prod(in_shape), "identity"
         if any(num_categories):

@@ -1,11 +1,12 @@
 """What every net is, and what the nets share: activations, their initialisation, options."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 L = TypeVar("L", bound=nn.Module)
 
@@ -28,11 +29,7 @@ class Net(nn.Module):
     """A function of normalized rows, `(B, *in_shape) -> (B, out_dim)`, that knows of no training.
 
     A subclass is built as `net(in_shape, out_dim, num_categories)` and adds options of its own.
-    Rows come as float32 whatever the dtype of the weights: bfloat16 can't hold the code 257.
     """
-
-    def forward(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
 
 
 def activation_of(name: str) -> nn.Module:
@@ -62,28 +59,25 @@ def init_(layer: L, after: str, scale: float = 1.0) -> L:
     return layer
 
 
-def positive(odd: bool = False, **options: int | Sequence[int]) -> None:
-    """Refuses options with a number under 1, or with an even one if they must be odd."""
+def check(must_be: str, fine: Callable[[Any], bool], **options: Any) -> None:
+    """Refuses options that have, or list, a number that isn't fine."""
     for option, value in options.items():
         for number in value if isinstance(value, Sequence) else [value]:
-            if number < 1 or (odd and number % 2 == 0):
-                kind = "a positive odd number" if odd else "a positive number"
-                raise ValueError(f"`model.net.{option}` has {number}: it must be {kind}")
+            if not fine(number):
+                raise ValueError(f"`model.net.{option}` has {number:g}: it must be {must_be}")
 
 
-def share(option: str, value: float) -> None:
-    """Refuses an option that isn't in [0, 1)."""
-    if not 0 <= value < 1:
-        raise ValueError(f"`model.net.{option}` is {value:g}: it must be at least 0 and under 1")
+positive = partial(check, "a positive number", lambda number: number > 0)
+odd = partial(check, "a positive odd number", lambda number: number > 0 and number % 2)
+share = partial(check, "at least 0 and under 1", lambda number: 0 <= number < 1)
 
 
-def for_each(count: int, what: str, **options: Any) -> list[list[Any]]:
-    """The values of options for each of `count` layers, given as one for all or one for each."""
-    lists = [[v] * count if isinstance(v, int | str) else list(v) for v in options.values()]
-    for name, values in zip(options, lists, strict=True):
-        if len(values) != count:
-            raise ValueError(
-                f"`model.net.{name}` is a list of {len(values)} for {count} {what}: "
-                f"give one value for all, or a list of {count}"
-            )
-    return lists
+def for_each(count: int, option: str, value: Any) -> list[Any]:
+    """The value of an option for each of `count` layers, given as one for all or one for each."""
+    values = [value] * count if isinstance(value, int | str) else list(value)
+    if len(values) != count:
+        raise ValueError(
+            f"`model.net.{option}` is a list of {len(values)}, not of {count}: "
+            "give one value for all layers, or one for each"
+        )
+    return values

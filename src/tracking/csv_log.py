@@ -1,9 +1,6 @@
 """`metrics.csv`: what a run logged, as a table that any program reads."""
 
-from __future__ import annotations
-
 import csv
-import io
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,8 +24,8 @@ class MetricsCsv(Logger):
         super().__init__()
         self._columns: list[str] = []
         self._rows: list[dict[str, Any]] = []  # not on disk, and the last, which may still grow
-        self._offset = 0  # where in the file the first of them goes
-        self._stuck = False
+        self._end: int | None = None  # of the file without these rows
+        self._warned = False
 
     @property
     def save_dir(self) -> str:
@@ -39,66 +36,43 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        row = {"epoch": metrics.get("epoch"), "step": step}
+        row = {"epoch": None, "step": step, **metrics}
         last = self._rows[-1] if self._rows else {}
-        if row.items() <= last.items() and last.keys() & metrics.keys() <= {"epoch"}:
-            last.update(metrics)
+        if last and all(last[name] == row[name] for name in last.keys() & row.keys()):
+            last.update(row)
         else:
-            self._rows.append({**row, **metrics})
-        self._flush()
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        if self._stuck:
-            self._flush()
-
-    def _flush(self) -> None:
+            self._rows.append(row)
+        path = self.run_dir / "metrics.csv"
         try:
-            self._write()
-            self._stuck = False
+            self._write(path)
         except OSError as error:
-            if not self._stuck:
-                line = f"warning: metrics wait in memory: {error.strerror}: {self._path}"
-                print(line, file=sys.stderr, flush=True)
-            self._stuck = True
+            if not self._warned:
+                print(f"warning: metrics wait in memory: {path}: {error.strerror}", file=sys.stderr)
+            self._warned = True
 
-    def _write(self) -> None:
-        self._path = self.run_dir / "metrics.csv"
-        if not self._columns:
-            self._open()
-        new = [name for row in self._rows for name in row if name not in self._columns]
-        if new:
-            self._widen(new)
-        lines = [self._line([row.get(name) for name in self._columns]) for row in self._rows]
-        with self._path.open("r+b") as file:
-            file.seek(self._offset)
+    def _write(self, path: Path) -> None:
+        names = [name for row in self._rows for name in row]
+        if not set(names) <= set(self._columns):
+            self._widen(path, names)
+        with path.open("r+", newline="", encoding="utf-8") as file:
+            file.seek(self._end or 0)
             file.truncate()
-            file.write(b"".join(lines))
-        self._offset += sum(map(len, lines[:-1]))
-        del self._rows[:-1]
+            table = csv.DictWriter(file, self._columns, lineterminator="\n")
+            table.writerows(self._rows[:-1])
+            end = file.tell()
+            table.writerow(self._rows[-1])
+        self._end, self._rows = end, self._rows[-1:]
 
-    def _open(self) -> None:
-        """Finds the end of what an earlier run wrote; half a line of a killed one is dropped."""
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        text = self._path.read_bytes() if self._path.exists() else b""
-        self._offset = text.rfind(b"\n") + 1
-        if self._offset:
-            self._columns = next(csv.reader([text[: self._offset].decode().splitlines()[0]]))
-
-    def _widen(self, names: list[str]) -> None:
-        """Adds columns: the file is written anew beside the old one, then takes its place."""
-        columns = list(dict.fromkeys(self._columns + names))
-        old = self._path.read_bytes()[: self._offset].decode() if self._offset else ""
-        rows = list(csv.reader(old.splitlines()))[1:]
-        padded = [row + [""] * (len(columns) - len(row)) for row in rows]
-        text = b"".join(map(self._line, [columns, *padded]))
-        part = self._path.with_suffix(".part")
-        part.write_bytes(text)
-        part.replace(self._path)
-        self._columns, self._offset = columns, len(text)
-
-    @staticmethod
-    def _line(values: list[Any]) -> bytes:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(values)
-        return text.getvalue().encode()
+    def _widen(self, path: Path, names: list[str]) -> None:
+        """Writes the file anew, with more columns and without the half line of a killed run."""
+        old = path.read_bytes()[: self._end] if path.exists() else b""
+        table = csv.DictReader(old[: old.rfind(b"\n") + 1].decode().splitlines())
+        columns = list(dict.fromkeys([*(table.fieldnames or []), *names]))
+        part = path.with_suffix(".part")
+        with part.open("w", newline="", encoding="utf-8") as file:
+            wide = csv.DictWriter(file, columns, lineterminator="\n")
+            wide.writeheader()
+            wide.writerows(table)
+            end = file.tell()
+        part.replace(path)
+        self._columns, self._end = columns, end

@@ -15,8 +15,7 @@ class TensorBoard(TensorBoardLogger):
             super().__init__("", name="", version="tensorboard", default_hp_metric=False)
         except ModuleNotFoundError:
             raise ValueError(
-                "`trainer.logger` TensorBoard needs tensorboard: pip install tensorboard"
-                "  (the extra `tensorboard`)"
+                "`trainer.logger`: TensorBoard needs pip install tensorboard  (extra `tensorboard`)"
             ) from None
 
     @property

@@ -1,9 +1,5 @@
 """Weights & Biases that never stands in the way of a run."""
 
-from __future__ import annotations
-
-import functools
-import json
 import os
 import subprocess
 import sys
@@ -13,25 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-INIT_S = 3.0  # what a dead network costs, before the run begins again offline
-FINISH_S = 300.0  # what isn't uploaded by then stays on disk, for `wandb sync`
-BEST = {"min": ("loss", "mae", "rmse"), "max": ("acc", "auroc", "f1", "r2")}
+ENVIRONMENT = {  # of W&B, where it isn't set outside
+    "WANDB_SILENT": "true",
+    "WANDB_DISABLE_GIT": "true",  # it would keep a diff of the code
+    "WANDB_ERROR_REPORTING": "false",  # takes 22 s at the end if the server doesn't answer
+    "WANDB_INIT_TIMEOUT": "3",  # s; then the run begins again offline
+    "WANDB_FINISH_TIMEOUT": "300",  # s; what isn't uploaded by then is left for `wandb sync`
+}
 
 
 def harmless(method: Callable) -> Any:
     """Runs on rank 0 only; if it fails, the run goes on without W&B, and one line says so."""
 
-    @functools.wraps(method)
-    def safe(self: Wandb, *args: Any, **kwargs: Any) -> None:
+    def safe(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
             if not self.off:
                 method(self, *args, **kwargs)
         except Exception as error:
-            self.give_up(error)
+            if not self.off:
+                print(f"warning: the run goes on without W&B: {error!r}", file=sys.stderr)
+            self.off = True
 
     return rank_zero_only(safe)
 
@@ -39,34 +39,20 @@ def harmless(method: Callable) -> Any:
 class Wandb(WandbLogger):
     """Logs to Weights & Biases: online with a key and a network, else offline, for `wandb sync`.
 
-    W&B's own variables hold: `WANDB_MODE=disabled` switches it off, `WANDB_ENTITY` names a team.
+    W&B's own variables hold: `WANDB_MODE=disabled` switches it off, `WANDB_INIT_TIMEOUT=60` waits
+    60 s for a slow network.
 
     Args:
         project: Project at W&B; null for `WANDB_PROJECT`, or the name of the working folder.
-        group: Name under which runs are gathered, say those of several seeds.
         log_model: Whether the best checkpoint is kept as an artifact.
     """
 
     run_dir = Path("runs") / "unnamed"
 
-    def __init__(
-        self, project: str | None = None, group: str | None = None, log_model: bool = True
-    ) -> None:
+    def __init__(self, project: str | None = None, log_model: bool = True) -> None:
         self.off = False
-        self._keep_best = log_model
-        self._best: tuple[Path, dict[str, Any]] | None = None
-        self._config: dict[str, Any] = {}
         project = project or os.environ.get("WANDB_PROJECT") or Path.cwd().name
-        try:
-            super().__init__(project=project, group=group)
-        except ModuleNotFoundError as error:
-            self.give_up(error)
-
-    def give_up(self, error: Exception) -> None:
-        """Says why, once; from then on every call does nothing."""
-        if not self.off:
-            _say(f"warning: the run goes on without W&B: {_one_line(error)}")
-        self.off = True
+        super().__init__(project=project, log_model=log_model, config=git_state())
 
     @property
     @rank_zero_experiment
@@ -78,109 +64,74 @@ class Wandb(WandbLogger):
 
     @harmless
     def _start(self) -> None:
-        # 0.31 sends its own telemetry when the process ends: 22 s for a server that doesn't answer
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         import wandb
 
-        mode = wandb.setup(settings=wandb.Settings(silent=True)).settings.mode
+        mode = wandb.setup().settings.mode
         if mode == "disabled":
             self.off = True
             return
         if wandb.run is not None:  # of an earlier run in this process
             wandb.finish()
-        why = f"WANDB_MODE={mode}"
-        if mode not in ("offline", "dryrun"):
-            try:
-                why = "" if wandb.login(prompt=False, verify=False) else "no key"
-                url = why or self._init(mode).url
-            except wandb.Error as error:
-                late = "deadline exceeded" in str(error)
-                why = "no answer; WANDB_INIT_TIMEOUT=60 waits 60 s" if late else _one_line(error)
-                wandb.teardown()  # its service holds the id of the run that didn't start
+        why = f"WANDB_MODE={mode}" if mode in ("offline", "dryrun") else ""
+        try:
+            if not (why or wandb.login(prompt=False, verify=False)):
+                why = "no key"
+            where = why or self._init(mode).url
+        except wandb.Error as error:
+            why = str(error).partition("\n")[0]
+            wandb.teardown()  # its service holds the id of the run that didn't start
         if why:
             self._init("offline")
-            url = f"offline ({why}); `wandb leet` shows and `wandb sync` uploads what is in "
-            url += str(self.run_dir.parent / "wandb")
-        _say(f"W&B: {url}")
+            folder = self.run_dir.parent / "wandb"
+            where = f"offline ({why}); `wandb leet` shows, `wandb sync` uploads what is in {folder}"
+        print(f"W&B: {where}", file=sys.stderr)
 
     def _init(self, mode: Any) -> Any:
-        import wandb
-
         id_path = self.run_dir / "wandb_run_id"  # one id for all that this folder ever logs
-        self.run_dir.mkdir(parents=True, exist_ok=True)
         if not id_path.exists():
             id_path.write_text(uuid.uuid4().hex[:8])
-        settings = wandb.Settings(
-            mode=mode,
-            silent=True,
-            disable_git=True,  # it would keep a diff of the code; `git_state` says what is needed
-            save_code=False,
-            init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", INIT_S)),
-            finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", FINISH_S)),
-        )
-        self._wandb_init |= {
-            "config": git_state() | self._config,
-            "dir": str(self.run_dir.parent),
-            "id": id_path.read_text().strip(),
-            "name": self.run_dir.name,
-            "settings": settings,
-        }
-        self._wandb_init.pop("anonymous", None)
-        run = super().experiment
-        for goal, names in BEST.items():
-            for key in (f"{split}/{name}" for split in ("train", "val") for name in names):
-                run.define_metric(key, "trainer/global_step", summary=f"{goal},last")
-        return run
+        folders = {"dir": str(self.run_dir.parent), "name": self.run_dir.name}
+        self._wandb_init |= {**folders, "id": id_path.read_text(), "mode": mode}
+        self._wandb_init.pop("anonymous", None)  # W&B warns of it
+        return super().experiment
 
     log_metrics = harmless(WandbLogger.log_metrics)
     log_image = harmless(WandbLogger.log_image)
     log_table = harmless(WandbLogger.log_table)
 
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: Lightning would merge those of model and data flat. See `log_config`."""
-
     @harmless
     def log_config(self, config: Mapping[str, Any]) -> None:
-        """Adds to the run's config, nested as it is; doesn't start the run."""
-        self._config |= json.loads(json.dumps(config, default=str))
-        if self._experiment is not None:
-            self._experiment.config.update(self._config, allow_val_change=True)
+        """Adds to the run's config, nested as it is."""
+        self.experiment.config.update(dict(config), allow_val_change=True)
 
     @harmless
     def log_summary(self, values: Mapping[str, Any]) -> None:
         """Sets what holds for the whole run."""
         self.experiment.summary.update(dict(values))
 
-    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        score = checkpoint_callback.best_model_score
-        about = {checkpoint_callback.monitor or "score": None if score is None else float(score)}
-        self._best = (Path(checkpoint_callback.best_model_path), about)
-
     @harmless
     def finalize(self, status: str) -> None:
-        """Lightning calls it after `fit` and again after `test`, so only a failure ends the run."""
-        if self._experiment is not None and status == "success":
-            self._log_best()
+        """Lightning calls it after `fit` and again after `test`: only a failure ends the run."""
         if status == "failed":
             self.finish(exit_code=1)
 
-    def _log_best(self) -> None:
-        if self._keep_best and self._best and self._best[0].is_file():
-            import wandb
-
-            path, about = self._best
-            artifact = wandb.Artifact(f"model-{self.experiment.id}", "model", metadata=about)
-            # "immutable" makes no copy in the home folder, which is small on a cluster
-            artifact.add_file(str(path), name="best.ckpt", policy="immutable", skip_cache=True)
-            self.experiment.log_artifact(artifact, aliases=["best", "latest"])
-        self._best = None
-
     @harmless
     def finish(self, exit_code: int = 0) -> None:
-        """Ends the run at W&B; another one can start in this process."""
-        if self._experiment is not None:
-            self._experiment.finish(exit_code=exit_code)
-            self._experiment = None
+        """Keeps the best checkpoint, and ends the run at W&B."""
+        if (run := self._experiment) is None:
+            return
+        import wandb
+
+        for checkpoint in self._checkpoint_callbacks.values():
+            if Path(best := checkpoint.best_model_path).is_file():
+                artifact = wandb.Artifact(f"model-{run.id}", "model")
+                # "immutable" makes no copy in the home folder, which is small on a cluster
+                artifact.add_file(best, "best.ckpt", policy="immutable", skip_cache=True)
+                run.log_artifact(artifact, aliases=["best", "latest"])
+        run.finish(exit_code=exit_code)
+        self._experiment = None
 
 
 def git_state() -> dict[str, dict[str, Any]]:
@@ -191,13 +142,4 @@ def git_state() -> dict[str, dict[str, Any]]:
     except (OSError, subprocess.SubprocessError):
         return {}
     commit, *lines = out.splitlines()
-    dirty = any(not line.startswith("#") for line in lines)
-    return {"git": {"commit": commit.removeprefix("# branch.oid "), "dirty": dirty}}
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    return {"git": {"commit": commit.split()[-1], "dirty": any(line[0] != "#" for line in lines)}}

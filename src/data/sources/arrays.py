@@ -1,13 +1,15 @@
 """Arrays of one's own: a `.npz`, or a folder of `.npy` that may be larger than memory."""
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
 
 from src.data.rows import FREE, SPLITS, Rows, Signature, Source
-from src.data.sources.rules import are_classes, as_targets, fits_float32
+from src.data.sources.rules import fits_float32, read_labels
+from src.errors import hint
 
 KEYS = ("x", "y", "x_val", "y_val", "x_test", "y_test", "groups", "times")
 
@@ -25,123 +27,74 @@ class Arrays(Source):
         path: The file or the folder.
         task: `auto` takes text and booleans for classes, and whole numbers too if each is seen
             twice on average and they are at most 20 or exactly 0 to K - 1; else a regression.
-        class_names: Name of each class, where `y` holds the numbers 0 to K - 1, or the names.
     """
 
     def __init__(
-        self,
-        path: str,
-        task: Literal["auto", "classification", "regression"] = "auto",
-        class_names: list[str] | None = None,
+        self, path: str, task: Literal["auto", "classification", "regression"] = "auto"
     ) -> None:
-        self.path = Path(path).expanduser()
-        self.task, self.class_names = task, class_names
+        self.path, self.task = Path(path).expanduser(), task
 
     def load(self, signature: Signature | None = None) -> Rows:
         arrays = _read(self.path)
         for key in arrays:
             if key not in KEYS:
-                raise ValueError(f"{self.path} has `{key}`, which is none of {', '.join(KEYS)}")
-        held = [s for s in ("", "_val", "_test") if not s or {f"x{s}", f"y{s}"} & set(arrays)]
-        xs = [_need(arrays, f"x{s}", self.path) for s in held]
-        ys = [_need(arrays, f"y{s}", self.path) for s in held]
+                raise ValueError(f"{self.path} has `{key}`, which is unknown{hint(key, KEYS)}")
+        parts = [s for s in ("", "_val", "_test") if not s or {f"x{s}", f"y{s}"} & set(arrays)]
+        xs, ys = ([_need(arrays, f"{key}{s}", self.path) for s in parts] for key in "xy")
         x = _as_rows(xs, self.path, signature)
-        lengths = {f"y{s}": len(part) for s, part in zip(held, xs, strict=True)}
+        lengths = {f"y{s}": len(part) for s, part in zip(parts, xs, strict=True)}
         for key, length in {**lengths, "groups": len(x), "times": len(x)}.items():
             if key in arrays and arrays[key].shape[:1] != (length,):
                 raise ValueError(
                     f"{self.path}: `{key}` is of shape {arrays[key].shape} for {length} rows of x"
                 )
-        y, classes = self._labels(np.concatenate(ys), signature)
+        y = np.concatenate(ys)
+        y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+        y, classes = read_labels(y, self.task, signature, f"{self.path}: `y`")
         names = ("y",) if y.ndim == 1 else tuple(f"y{k}" for k in range(y.shape[1]))
         signature = signature or Signature(x.shape[1:], x.dtype.name, classes, names)
-        splits = {"": FREE, "_val": SPLITS.index("val"), "_test": SPLITS.index("test")}
-        if len(held) == len(SPLITS):
-            splits[""] = SPLITS.index("train")
-        published = np.array([splits[s] for s in held], np.int8).repeat(list(lengths.values()))
+        rest = SPLITS.index("train") if len(parts) == len(SPLITS) else FREE
+        splits = {"": rest, "_val": SPLITS.index("val"), "_test": SPLITS.index("test")}
+        published = np.array([splits[s] for s in parts], np.int8).repeat(list(lengths.values()))
         groups, times = arrays.get("groups"), arrays.get("times")
         return Rows(x, y, signature, groups, times, published)
 
     def keep_path(self) -> Path:
         return Path(f"{self.path}.partition.json")
 
-    def _labels(
-        self, y: np.ndarray, signature: Signature | None
-    ) -> tuple[np.ndarray, tuple[str, ...]]:
-        """`(N,)` int64 classes and their names; or float32 targets, and none."""
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = y[:, 0]
-        where, kind = f"{self.path}: `y`", y.dtype.kind
-        values, codes = np.unique(y, return_inverse=True)
-        task = self.task
-        if signature:
-            task = "classification" if signature.class_names else "regression"
-        elif task == "auto":
-            whole = kind in "iu" and y.ndim == 1 and are_classes(values, len(y))
-            task = "classification" if whole or kind in "bUS" or self.class_names else "regression"
-        if task == "regression":
-            if kind not in "iuf" or y.ndim > 2:
-                raise ValueError(
-                    f"{where} is {y.dtype} {y.shape}: a regression takes numbers (N,) or (N, K)"
-                )
-            return as_targets(y.astype(np.float64), where), ()
 
-        if y.ndim != 1 or (kind == "f" and (values % 1 != 0).any()):
-            raise ValueError(
-                f"{where} is {y.dtype} {y.shape}: a classification takes text or whole numbers (N,)"
-            )
-        values = values.astype(np.int64 if kind == "f" else str if kind == "S" else values.dtype)
-        names = tuple(str(value) for value in values)
-        known = signature.class_names if signature else tuple(self.class_names or names)
-        by_number = self.class_names is not None and kind in "iuf"
-        places = {str(i) if by_number else name: i for i, name in enumerate(known)}
-        new = [name for name in names if name not in places]
-        if new:
-            raise ValueError(
-                f"{where} has the class `{new[0]}`, which is none of {', '.join(places)}"
-            )
-        if len(known) < 2:
-            raise ValueError(
-                f"{where} is `{known[0]}` in every row: a classification needs two classes or more"
-            )
-        return np.array([places[name] for name in names], np.int64)[codes], known
-
-
-def read_arrays(path: Path | str, signature: Signature) -> np.ndarray:
+def read_arrays(path: Path, signature: Signature) -> np.ndarray:
     """Reads new rows, `(N, *in_shape)`: a `.npy`, or `x` of a `.npz` or of a folder.
 
     Raises:
         ValueError: They are not of the shape or the kind of number that the model takes.
-        FileNotFoundError: Nothing is there.
     """
-    path = Path(path)
     return _as_rows([_need(_read(path), "x", path)], path, signature)
 
 
 def _as_rows(parts: list[np.ndarray], path: Path, signature: Signature | None) -> np.ndarray:
     """The parts as one array of uint8, float32 or float64; nothing is read from a memory map."""
-    parts = [part[:, None] if part.ndim == 1 else part for part in parts]
     shape = signature.in_shape if signature else parts[0].shape[1:]
-    kind = np.dtype(signature.dtype) if signature else parts[0].dtype
+    dtype = np.dtype(signature.dtype) if signature else parts[0].dtype
     for part in parts:
-        if part.dtype.kind not in "buif" or not part.shape or not part.size:
-            raise ValueError(f"{path}: x is {part.dtype} {part.shape}: it takes rows of numbers")
-        if part.shape[1:] != shape or (part.dtype == np.uint8) != (kind == np.uint8):
+        if part.dtype.kind not in "buif" or part.ndim < 2 or not part.size:
             raise ValueError(
-                f"{path}: x has rows of {part.dtype} {part.shape[1:]}, not of {kind} {shape}"
+                f"{path}: x is {part.dtype} {part.shape}, not rows of numbers (N, ...)"
+            )
+        if part.shape[1:] != shape or (part.dtype == np.uint8) != (dtype == np.uint8):
+            raise ValueError(
+                f"{path}: x has rows of {part.dtype} {part.shape[1:]}, not of {dtype} {shape}"
             )
     mapped = isinstance(parts[0], np.memmap)
-    dtype = kind
-    if not signature and kind != np.uint8:
-        features = (column for part in parts for column in part.reshape(len(part), -1).T)
-        holds = np.result_type(np.float32, *parts) == np.float32
-        narrow = holds or (not mapped and all(map(fits_float32, features)))
+    if not signature and dtype != np.uint8:
+        narrow = np.result_type(np.float32, *parts) == np.float32
+        features = (f for part in parts for f in part.reshape(len(part), -1).T)
+        narrow = narrow or (not mapped and all(map(fits_float32, features)))
         dtype = np.dtype(np.float32 if narrow else np.float64)
     if not mapped:
         return np.concatenate(parts).astype(dtype, copy=False)
-    if len(parts) == 1 and parts[0].dtype == dtype:
-        return parts[0]
-    return cast(np.ndarray, Joined(parts, dtype))
+    as_it_is = len(parts) == 1 and parts[0].dtype == dtype
+    return parts[0] if as_it_is else cast(np.ndarray, Joined(parts, dtype))
 
 
 class Joined:
@@ -173,8 +126,6 @@ class Joined:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     """The arrays by name; those of a folder, and a `.npy`, are mapped into memory."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file or folder")
     try:
         if path.is_dir():
             return {file.stem: np.load(file, mmap_mode="c") for file in path.glob("*.npy")}
@@ -182,7 +133,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             return {"x": np.load(path, mmap_mode="c")}
         with path.open("rb") as file, np.load(file) as arrays:
             return dict(arrays)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{path} can't be read as numpy's arrays of numbers or text: {error}"
         ) from error
@@ -190,5 +141,5 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 def _need(arrays: dict[str, np.ndarray], key: str, path: Path) -> np.ndarray:
     if key not in arrays:
-        raise ValueError(f"{path} has no `{key}`, only {', '.join(sorted(arrays)) or 'nothing'}")
+        raise ValueError(f"{path} has no `{key}`{hint(key, arrays)}")
     return arrays[key]

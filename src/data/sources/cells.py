@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from src.errors import hint, short
 
 if TYPE_CHECKING:
     import polars as pl
 
 MISSING = ("", "?", "na", "n/a", "#n/a", "<na>", "nan", "null")  # in lower case
+BLOCK = 10_000  # records that are lists of Python's strings at one time
 
 
 @dataclass
@@ -27,51 +29,27 @@ class Cells:
     Args:
         path: The file.
         frame: A column of strings for each column of the file.
-        index: `(N,)` place of each row among the records of the file, without the header.
-        separator: Of a CSV; empty for Parquet.
+        places: Where each row is: its line in a CSV, its number from 1 in Parquet.
     """
 
     path: Path
     frame: pl.DataFrame
-    index: np.ndarray
-    separator: str
+    places: Sequence[int]
 
-    def at(self, i: int) -> str:
-        """Where row `i` is: as an editor numbers the lines of a CSV, from 1 in Parquet."""
-        record = int(self.index[i]) + 1
-        if self.separator:
-            record, _ = next(islice(_records(self.path, self.separator), record, None))
-        return f"{self.path}, row {record}"
+    def at(self, rows: Any) -> str:
+        """Where the first of the rows of a mask `(N,)` is."""
+        return f"{self.path}, row {self.places[int(np.argmax(rows))]}"
 
-    def need(self, names: Iterable[str], key: str, columns: list[str] | None = None) -> None:
-        """Raises `ValueError` for the first of the names that isn't a column."""
+    def need(self, names: Iterable[str], key: str, columns: Sequence[str] = ()) -> None:
+        """Raises `ValueError` for the first of the names that isn't among the columns."""
         columns = columns or self.frame.columns
         for name in names:
             if name not in columns:
-                close = difflib.get_close_matches(name, columns, 1)
-                hint = f", did you mean `{close[0]}`?" if close else "."
-                shown = ", ".join(columns[:20]) + (", ..." if len(columns) > 20 else "")
-                raise ValueError(f"{self.path}: no column `{name}` ({key}){hint} Columns: {shown}")
-
-    def need_values(self, name: str, key: str) -> pl.Series:
-        """A column that must be there and may not miss a value, or `ValueError`."""
-        self.need([name], key)
-        column = self.frame[name]
-        if num_missing := column.null_count():
-            first = int(np.argmax(column.is_null().to_numpy()))
-            raise ValueError(
-                f"{self.at(first)}: no value of `{name}` ({key}), the first of {num_missing} such "
-                "rows: fill the cells or delete the rows"
-            )
-        return column
+                raise ValueError(f"{self.path} has no column `{name}` ({key}){hint(name, columns)}")
 
     def values(self, name: str) -> tuple[str, ...]:
-        """The distinct values, sorted: by number if all of them are numbers, else as text."""
-        values = sorted(self.frame[name].drop_nulls().unique())
-        try:
-            return tuple(sorted(values, key=float))
-        except ValueError:
-            return tuple(values)
+        """The distinct values, sorted."""
+        return tuple(sorted(self.frame[name].drop_nulls().unique()))
 
     def codes(self, name: str, values: tuple[str, ...]) -> np.ndarray:
         """`(N,)` int64: 1 + the place among the values; 0 if missing or not among them."""
@@ -79,47 +57,34 @@ class Cells:
         return self.frame[name].replace_strict(codes, default=0).cast(int).to_numpy()
 
     def is_numeric(self, name: str) -> bool:
-        """Whether at least half of the values are numbers or dates."""
-        return 2 * int(self._parse(name)[1].sum()) <= self.frame[name].count()
+        """Whether there are values, and at least half of them are numbers or dates."""
+        return 0 < self.frame[name].count() >= 2 * int(self._parse(name)[1].sum())
 
-    def numbers(self, name: str, remedy: str = "") -> np.ndarray:
-        """`(N,)` float64, NaN where missing; raises `ValueError` for text and infinite numbers.
-
-        Args:
-            name: The column.
-            remedy: What else than mending the cell the message advises.
-        """
+    def numbers(self, name: str) -> np.ndarray:
+        """`(N,)` float64, NaN where missing; a `ValueError` for text and infinite numbers."""
         numbers, is_text = self._parse(name)
-        bad = is_text | np.isinf(numbers)
-        if bad.any():
-            first = int(np.argmax(bad))
-            what = "neither a number nor a date" if is_text[first] else "infinite"
-            value = " ".join(self.frame[name][first].split())[:60]
+        if is_text.any():
+            value = short(self.frame[name][int(is_text.argmax())], 60)
             raise ValueError(
-                f"{self.at(first)}: `{value}` in the numeric column `{name}` is "
-                f"{what}: mend or empty the cell" + (f", or set `{remedy}`" if remedy else "")
+                f"{self.at(is_text)}: `{value}` in the numeric column `{name}` is no finite number "
+                "and no date: mend or empty the cell, or train with the column as categorical "
+                "(`data.source.types`; of the target, `data.source.task`)"
             )
         return numbers
 
     def _parse(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """`(N,)` numbers, NaN where there is none, and `(N,)` whether a cell is text."""
         column = self.frame[name]
-        if self.separator == ";":
-            column = column.str.replace(",", ".", literal=True)
         numbers = column.cast(float, strict=False)
         rest = column.filter(numbers.is_null()).drop_nulls().unique()
-        dates = {text: s for text in rest if (s := _seconds(text)) is not None}
-        if dates:
+        if dates := {text: s for text in rest if (s := _seconds(text)) is not None}:
             numbers = numbers.fill_null(column.replace_strict(dates, default=None))
-        is_text = (column.is_not_null() & numbers.is_null()).to_numpy()
-        values = numbers.to_numpy()
-        return np.where(np.isnan(values), np.nan, values) + 0.0, is_text  # one NaN, and no -0.0
+        values = numbers.to_numpy() + 0.0  # -0.0 is 0.0
+        return values, ~np.isfinite(values) & column.is_not_null().to_numpy()
 
 
 def _seconds(text: str) -> float | None:
     """An ISO date as seconds since 1970, in UTC if it names no time zone."""
-    if text[4:5] != "-":
-        return None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -128,7 +93,7 @@ def _seconds(text: str) -> float | None:
 
 
 def read_cells(path: Path) -> Cells:
-    """Reads a file whole; rows without any value are left out.
+    """Reads a file whole, except for the blank lines of a CSV.
 
     Raises:
         ValueError: The file can't be read, or has no rows, names or equal lengths of rows.
@@ -136,73 +101,68 @@ def read_cells(path: Path) -> Cells:
     """
     try:
         import polars as pl
-    except ImportError as error:
-        raise ValueError(
-            f"{path} needs polars: pip install 'polars>=1.20'  (the extra `table`)"
-        ) from error
+    except ImportError:
+        raise ValueError(f"{path} needs polars: pip install polars  (the extra `table`)") from None
 
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
-    separator = "" if path.suffix.lower() in (".parquet", ".pq") else _separator(path)
-    try:
-        if separator:
-            header = _header(path, separator)
-            frame = pl.read_csv(path, separator=separator, infer_schema=False, glob=False)
-            if frame[:, -1].null_count():  # polars fills a short row with nulls
-                _check_lengths(path, separator)
-            frame.columns = header
-        else:
-            frame = pl.read_parquet(path, glob=False).cast(pl.String)
-    except pl.exceptions.PolarsError as error:
-        if separator:
-            _check_lengths(path, separator)
-        kind, reason = "CSV in UTF-8" if separator else "Parquet", str(error).splitlines()[0]
-        raise ValueError(f"{path} can't be read as {kind}: {reason}") from error
-
-    index = frame.select(~pl.all_horizontal(pl.all().is_null())).to_series().arg_true()
-    if not len(index):
-        raise ValueError(f"{path} has no rows")
     text = pl.all().str.strip_chars().str.replace(r"^([+-]?\d+)\.0+$", "${1}")
-    missing = pl.all().str.to_lowercase().is_in(MISSING)
-    frame = frame[index].select(text).select(pl.when(~missing).then(pl.all()))
-    return Cells(path, frame, index.to_numpy(), separator)
+    if path.suffix.lower() == ".parquet":
+        try:
+            frame = pl.read_parquet(path, glob=False).cast(pl.String)
+        except pl.exceptions.PolarsError as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{path} can't be read as Parquet: {reason}") from error
+        places: Sequence[int] = range(1, len(frame) + 1)
+    else:
+        separator = _separator(path)
+        if separator == ";":
+            text = text.str.replace(r"^([+-]?\d*),(\d+)$", "${1}.${2}")
+        records = _records(path, separator)
+        schema = dict.fromkeys(next(records)[1], pl.String)
+        blocks, places = [pl.DataFrame(schema=schema)], []
+        while block := list(islice(records, BLOCK)):
+            lines, rows = zip(*block, strict=True)
+            blocks.append(pl.DataFrame(list(zip(*rows, strict=True)), schema, orient="col"))
+            places += lines
+        frame = pl.concat(blocks)
+    if not len(frame):
+        raise ValueError(f"{path} has no rows")
+    lower = pl.all().str.to_lowercase()
+    is_bool = lower.is_in(("true", "false"))  # True of pandas, TRUE of Excel, true of polars
+    known = pl.when(is_bool).then(lower).when(~lower.is_in(MISSING)).then(pl.all())
+    return Cells(path, frame.select(text).select(known), places)
 
 
 def _separator(path: Path) -> str:
     """The one of `,`, `;`, tab and `|` that the header holds most of, outside of quotes."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        header = re.sub('"[^"]*"', "", file.readline())
+        header = re.sub('"[^"]*"', "", next(filter(str.strip, file), ""))
     return max(",;\t|", key=header.count)
 
 
 def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
     """The records of a CSV, the header first, each with the line of the file that it begins on."""
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(file, delimiter=separator)
+    names: list[str] = []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=separator, strict=True)
         line = 1
         try:
             for cells in reader:
-                yield line, cells
+                if cells and not names:
+                    cells = names = [cell.strip() for cell in cells]
+                    if twice := [name for name in names if names.count(name) > 1]:
+                        raise ValueError(f"{path}: two columns are named `{twice[0]}`: rename one")
+                if cells and len(cells) != len(names):
+                    raise ValueError(
+                        f"{path}, row {line}: {len(cells)} cells, but the header has {len(names)}"
+                    )
+                if cells:
+                    yield line, cells
                 line = reader.line_num + 1
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path} is neither text in UTF-8 nor .parquet: save it as one"
+            ) from error
         except csv.Error as error:
-            raise ValueError(f"{path}, row {line}: {error}: a quote has no end") from error
-
-
-def _header(path: Path, separator: str) -> list[str]:
-    _, names = next(_records(path, separator), (1, []))
-    names = [name.strip() for name in names]
+            raise ValueError(f"{path}, row {line}: {error}: is a quote left open?") from error
     if not names:
-        raise ValueError(f"{path} is empty, or has no header in row 1")
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            raise ValueError(f"{path}: two columns are named `{name}`: rename one")
-    return names
-
-
-def _check_lengths(path: Path, separator: str) -> None:
-    """Raises `ValueError` for the first record that has more or fewer cells than the header."""
-    records = _records(path, separator)
-    width = len(next(records)[1])
-    for line, cells in records:
-        if cells and len(cells) != width:
-            raise ValueError(f"{path}, row {line}: {len(cells)} cells, but the header has {width}")
+        raise ValueError(f"{path} is empty")

@@ -15,11 +15,9 @@ import numpy as np
 
 from src.data.rows import FREE, SPLITS, Rows, Signature, Source
 
-TIMEOUT_S = 30  # without a byte
-
 
 class Download(Source):
-    """Published images with a published test split.
+    """Published images whose last rows are a published test split.
 
     Args:
         path: Folder for downloads: the files go into a folder of it named as the data set.
@@ -29,6 +27,7 @@ class Download(Source):
     md5s: ClassVar[dict[str, str]]  # of each file
     in_shape: ClassVar[tuple[int, int, int]]
     class_names: ClassVar[tuple[str, ...]]
+    num_test = 10_000
 
     def __init__(self, path: str = "data") -> None:
         self.folder = Path(path).expanduser() / type(self).__name__.lower()
@@ -38,16 +37,12 @@ class Download(Source):
         for name, md5 in self.md5s.items():
             fetch(f"{self.home}/{name}", self.folder / name, md5)
 
-    def load(self, signature: Signature | None = None) -> Rows:
-        x, y, x_test, y_test = self.read()
-        published = np.repeat(np.int8([FREE, SPLITS.index("test")]), [len(y), len(y_test)])
-        x = np.concatenate([x, x_test]).reshape(-1, *self.in_shape)
-        y = np.concatenate([y, y_test]).astype(np.int64)
+    def _rows(self, x: np.ndarray, y: np.ndarray) -> Rows:
+        """Pixels and class codes, uint8, of train and then of test, as rows."""
+        published = np.full(len(y), FREE, np.int8)
+        published[-self.num_test :] = SPLITS.index("test")
+        x, y = x.reshape(-1, *self.in_shape), y.astype(np.int64)
         return Rows(x, y, Signature(self.in_shape, "uint8", self.class_names), published=published)
-
-    def read(self) -> list[np.ndarray]:
-        """Pixels and class codes of train, then of test, all uint8."""
-        raise NotImplementedError
 
 
 class Mnist(Download):
@@ -67,8 +62,11 @@ class Mnist(Download):
     in_shape = (1, 28, 28)
     class_names = tuple("0123456789")
 
-    def read(self) -> list[np.ndarray]:
-        return [read_idx(self.folder / name) for name in self.md5s]
+    def load(self, signature: Signature | None = None) -> Rows:
+        contents = [gzip.decompress((self.folder / name).read_bytes()) for name in self.md5s]
+        # IDX: 0, 0, 8 for bytes, the number of axes, the length of each in 4 bytes, the values
+        values = [np.frombuffer(c, np.uint8, offset=4 + 4 * c[3]) for c in contents]
+        return self._rows(np.concatenate(values[::2]), np.concatenate(values[1::2]))
 
 
 class FashionMnist(Mnist):
@@ -105,70 +103,49 @@ class Cifar10(Download):
         *("dog", "frog", "horse", "ship", "truck"),
     )
 
-    def read(self) -> list[np.ndarray]:
+    def load(self, signature: Signature | None = None) -> Rows:
         parts = {}
         with tarfile.open(self.folder / "cifar-10-binary.tar.gz", "r|gz") as archive:
             for member in archive:  # read, never extracted: no name in it is used as a path
-                if file := archive.extractfile(member):
-                    parts[Path(member.name).stem] = file.read()
-        train = b"".join(parts[f"data_batch_{i}"] for i in range(1, 6))
-        both = (np.frombuffer(part, np.uint8) for part in (train, parts["test_batch"]))
-        rows = [part.reshape(-1, 3073) for part in both]  # a byte of class, then three channels
-        return [array for part in rows for array in (part[:, 1:], part[:, 0])]
-
-
-def read_idx(path: Path) -> np.ndarray:
-    """Reads an IDX file of bytes, gzipped: 0, 0, 8, the number of axes, their lengths, values."""
-    content = gzip.decompress(path.read_bytes())
-    shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+                if member.name.endswith(".bin") and (file := archive.extractfile(member)):
+                    parts[member.name] = file.read()
+        content = b"".join(parts[name] for name in sorted(parts))  # data_batch_*, test_batch
+        rows = np.frombuffer(content, np.uint8).reshape(-1, 3073)  # a byte of class, then pixels
+        return self._rows(rows[:, 1:].copy(), rows[:, 0])
 
 
 def fetch(url: str, target: Path, md5: str) -> None:
-    """Downloads a file unless it is there, from where the last try was cut, and checks it.
-
-    Raises:
-        ValueError: It can't be downloaded, or is not the file with this MD5.
-    """
-    part = target.with_name(f"{target.name}.part")
+    """Downloads a file unless it is there, from where the last try was cut, and checks it."""
+    file, cure = target, f"run again, or put the file at {target} by hand"
     if not target.exists():
+        file = target.with_name(f"{target.name}.part")
         try:
-            _download(url, part)
+            _go_on(url, file)
         except (OSError, HTTPException) as error:
-            raise ValueError(
-                f"{url} can't be downloaded ({error}): run again to go on, or put the file at"
-                f" {target} by hand"
-            ) from error
-    file = target if target.exists() else part
-    with file.open("rb") as content:
-        got = hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            if isinstance(error, HTTPError):
+                error.close()
+            if getattr(error, "code", None) != 416:  # no byte is left: the MD5 says if all is right
+                raise ValueError(f"{url} can't be downloaded ({error}): {cure}") from error
+    got = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
     if got != md5:
         file.unlink()
-        raise ValueError(
-            f"{file} of {url} had the MD5 {got}, not {md5}, and was removed: run again, or put the"
-            f" right file at {target} by hand"
-        )
+        raise ValueError(f"{file} from {url} had the MD5 {got}, not {md5}, and is removed: {cure}")
     file.replace(target)
 
 
-def _download(url: str, part: Path) -> None:
+def _go_on(url: str, part: Path) -> None:
     """Appends the bytes that `part` lacks; starts again if the server only sends the whole."""
     from rich.progress import wrap_file
 
     start = part.stat().st_size if part.exists() else 0
-    request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    try:
-        response = urlopen(request, timeout=TIMEOUT_S)
-    except HTTPError as error:
-        error.close()
-        if error.code == 416:  # there are no more bytes: whether they are right, the MD5 tells
-            return
-        raise
-    with response:
-        start = start if response.status == 206 else 0
-        length = int(response.headers.get("Content-Length", 0))
-        bar = wrap_file(response, length, description=part.stem, disable=not sys.stdout.isatty())
-        with bar as body, part.open("ab" if start else "wb") as out:
-            shutil.copyfileobj(body, out)
-    if (received := part.stat().st_size - start) < length:
-        raise ConnectionError(f"cut after {received} of {length} bytes")
+    request = Request(url, headers={"Range": f"bytes={start}-"})
+    with (
+        urlopen(request, timeout=30) as answer,  # seconds without a byte
+        part.open("ab" if answer.status == 206 else "wb") as out,
+        wrap_file(
+            answer, answer.length or 0, description=part.stem, disable=not sys.stdout.isatty()
+        ) as body,
+    ):
+        shutil.copyfileobj(body, out)
+        if answer.length:  # bytes that it announced and didn't send
+            raise ConnectionError(f"cut {answer.length} bytes before the end")

@@ -40,8 +40,6 @@ class Mnist1d(Source):
             raise ValueError(
                 f"`data.source.num_samples` is {num_samples}, not a positive multiple of 10"
             )
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"`data.source.seed` is {seed}, not in 0 to 2**32 - 1")
         self.num_samples = num_samples
         self.seed = seed
 

@@ -1,19 +1,78 @@
-"""Rules that tables and arrays share: which numbers are classes, and what float32 can hold."""
+"""Rules that tables and arrays share: what `y` is, and what float32 can hold."""
 
 import numpy as np
+
+from src.data.rows import Signature
+from src.errors import hint
 
 MAX_CLASSES = 20
 
 
-def are_classes(values: np.ndarray, num_rows: int) -> bool:
-    """Whether the distinct `values` of a numeric target are classes, not quantities.
+@np.errstate(invalid="ignore")  # inf % 1
+def read_labels(
+    y: np.ndarray, task: str, signature: Signature | None, where: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Reads `y` as int64 codes of classes `(N,)` and their names, or as float32 targets and none.
 
-    They are if they are whole numbers, seen twice on average, and either at most 20 of them or
-    exactly 0 to K - 1.
+    Args:
+        y: Text or numbers: `(N,)`, or `(N, K)` for a regression.
+        task: `classification`, `regression`, or `auto`, which looks at `y`.
+        signature: That of the checkpoint, which knows task and classes.
+        where: What messages call `y`.
+
+    Raises:
+        ValueError: They are neither, or a class is new.
     """
-    if (values % 1 != 0).any() or 2 * len(values) > num_rows:
-        return False
-    return len(values) <= MAX_CLASSES or bool((np.sort(values) == np.arange(len(values))).all())
+    is_number = y.dtype.kind in "iuf"
+    is_text = y.dtype.kind in "bUS" and y.ndim == 1
+    is_whole = is_number and y.ndim == 1 and not (y % 1 != 0).any()
+    if signature:
+        task = "classification" if signature.class_names else "regression"
+    elif task == "auto":
+        quantities = is_number and not (is_whole and are_classes(y))
+        task = "regression" if quantities else "classification"
+    if task == "regression":
+        is_right, takes = is_number and y.ndim <= 2, "numbers (N,) or (N, K)"
+    else:
+        is_right, takes = is_whole or is_text, "text or whole numbers (N,)"
+    if not is_right:
+        raise ValueError(f"{where} is {y.dtype} {y.shape}: a {task} takes {takes}")
+    if task == "regression":
+        return _targets(y, where), ()
+    values, codes = np.unique(y.astype(np.int64) if is_number else y, return_inverse=True)
+    names = tuple(values.astype(str).tolist())
+    known = signature.class_names if signature else names
+    if len(known) < 2:
+        raise ValueError(
+            f"{where} is `{known[0]}` in every row: a classification needs two classes or more"
+        )
+    if new := [name for name in names if name not in known]:
+        raise ValueError(f"{where} has the class `{new[0]}`, new to the model{hint(new[0], known)}")
+    return np.array([known.index(name) for name in names])[codes], known
+
+
+def are_classes(y: np.ndarray) -> bool:
+    """Whether whole numbers `(N,)` are classes, not quantities.
+
+    They are if each is seen twice on average, and they are either at most 20 or exactly 0 to K - 1.
+    """
+    values = np.unique(y)
+    is_range = bool((values == np.arange(len(values))).all())
+    return 2 * len(values) <= len(y) and (len(values) <= MAX_CLASSES or is_range)
+
+
+def _targets(y: np.ndarray, where: str) -> np.ndarray:
+    """The float32 targets of a regression."""
+    if len(bad := np.flatnonzero(~np.isfinite(y).reshape(len(y), -1).all(axis=1))):
+        raise ValueError(
+            f"{where} has {len(bad)} rows that are NaN or infinite, the first at index {bad[0]}: "
+            "mend or delete them"
+        )
+    if not all(map(fits_float32, y.reshape(len(y), -1).T)):
+        raise ValueError(
+            f"{where} varies by less than float32 can hold: subtract a constant from it"
+        )
+    return y.astype(np.float32)
 
 
 def fits_float32(column: np.ndarray) -> bool:
@@ -23,22 +82,3 @@ def fits_float32(column: np.ndarray) -> bool:
         rounding = np.abs(column - column.astype(np.float32)).max(initial=0)
         sd = column.std() if len(column) else 0.0
     return bool(rounding < np.inf and (sd == 0 or rounding <= 1e-3 * sd))
-
-
-def as_targets(y: np.ndarray, where: str) -> np.ndarray:
-    """Numbers `(N,)` or `(N, K)` as the float32 targets of a regression.
-
-    Raises:
-        ValueError: One is missing or infinite, or float32 can't tell them apart.
-    """
-    bad = np.flatnonzero(~np.isfinite(y).reshape(len(y), -1).all(axis=1))
-    if len(bad):
-        raise ValueError(
-            f"{where} has {len(bad)} rows that are NaN or infinite, the first at index {bad[0]}: "
-            "mend or delete them"
-        )
-    if not all(fits_float32(column) for column in y.reshape(len(y), -1).T):
-        raise ValueError(
-            f"{where} varies by less than float32 can hold: subtract a constant from it"
-        )
-    return y.astype(np.float32)

@@ -1,0 +1,34 @@
+"""An average of the weights beside those that are trained."""
+
+from typing import Any
+
+import lightning.pytorch as L
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+
+
+class EMA(WeightAveraging):
+    """Keeps an exponential moving average of the weights, which is what is validated and kept.
+
+    Args:
+        decay: Share of the average that each step leaves, in [0, 1).
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"`decay` of the callback EMA is {decay:g}, not in [0, 1)")
+
+        def average(mean: Tensor, value: Tensor, _: Any) -> Tensor:
+            return mean.lerp(value, 1 - decay) if mean.is_floating_point() else value
+
+        super().__init__(avg_fn=average)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._device = trainer.strategy.root_device  # the model itself gets there later
+        super().setup(trainer, pl_module, stage)
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.state.fn == "fit":  # a test takes the average, which `state_dict` holds
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)

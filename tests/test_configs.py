@@ -1,0 +1,226 @@
+"""The first comment lines of a config say the command and what comes of it: here it is tried."""
+
+import csv
+import gzip
+import hashlib
+import io
+import re
+import struct
+import tarfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from src.data.sources import Cifar10, FashionMnist, Mnist
+from tests.conftest import ROOT
+
+FOLDER = ROOT / "configs"
+TOP = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+PARTS = sorted(path.relative_to(ROOT).as_posix() for path in FOLDER.glob("*/*.yaml"))
+DOWNLOADED = {
+    "mnist_mlp": Mnist,
+    "fashion_mnist_convnet": FashionMnist,
+    "cifar10_resnet18": Cifar10,
+}
+OWN = ["own_arrays", "own_images", "own_table"]
+MEASURED = sorted({*TOP} - {*DOWNLOADED} - {*OWN})
+CLAIM = re.compile(
+    r"# (test/\w+) ([\d.]+) ± ([\d.]+) over ([\d]+) seeds; \d+ s a run on 2 CPU cores"
+)
+
+
+def head(name: str) -> list[str]:
+    """The first comment lines of a config."""
+    lines = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    return lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
+
+
+def num_weights(folder: Path) -> int:
+    """Weights of the net of a run, as its checkpoint has them."""
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    return sum(v.numel() for k, v in state.items() if k[:4] == "net." and not k.endswith(buffers))
+
+
+def test_the_promised_configs_are_there():
+    assert set(TOP) >= {
+        *("digits_mlp", "digits_convnet", "mnist1d_mlp", "mnist1d_convnet", "wine_mlp"),
+        *("breast_cancer_mlp", "diabetes_mlp", *DOWNLOADED, *OWN),
+    }
+
+
+@pytest.mark.parametrize("name", TOP)
+def test_the_first_line_is_the_command(name):
+    command, about, *_ = head(name)
+    assert command == f"# python -m src fit --config configs/{name}.yaml"
+    assert len(about) <= 100
+    if name in MEASURED:
+        assert (claim := CLAIM.match(about)), f"{name}: {about}"
+        assert int(claim[4]) >= 5
+    elif name in DOWNLOADED:
+        assert "expected" in about.lower()
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_goes_with_an_experiment(go, part):
+    config = "digits_mlp" if "fsdp" not in part else "cifar10_resnet18"
+    assert part in (ROOT / part).read_text(encoding="utf-8") or "slurm" in part
+    said = go(f"fit --config configs/{config}.yaml --config {part} --print_config")
+    assert (said.code, said.err) == (0, "")
+    assert yaml.safe_load(said.out)["model"]
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_config_reaches_what_it_claims(go, name):
+    said = go(f"fit --config configs/{name}.yaml")
+    assert (said.code, said.err) == (0, "")
+    metric, mean, spread = CLAIM.match(head(name)[1]).groups()[:3]
+    got, mean, spread = said.metrics[metric], float(mean), float(spread)
+    if metric == "test/acc":
+        assert got >= mean - 4 * spread - 0.01
+    else:
+        assert got <= mean + 4 * spread + 0.01 * mean
+    if promised := re.search(r"([\d,]+) weights", " ".join(head(name))):
+        assert num_weights(said.folder) == int(promised[1].replace(",", ""))
+
+
+@pytest.mark.parametrize(
+    ("name", "metrics"),
+    [  # Linux x86-64, torch 2.13.0, one thread
+        ("digits_mlp", {"test/loss": 0.0, "test/acc": 0.0}),
+        ("mnist1d_convnet", {"test/loss": 0.0, "test/acc": 0.0}),
+    ],
+)
+def test_golden_metrics(go, name, metrics):
+    said = go(f"fit --config configs/{name}.yaml --trainer.max_epochs 2")
+    assert {key: said.metrics[key] for key in metrics} == pytest.approx(metrics, rel=1e-3)
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    """What `metrics.csv` has but for the speed."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [
+            {k: v for k, v in row.items() if k != "samples_per_s"} for row in csv.DictReader(file)
+        ]
+
+
+@pytest.mark.parametrize("name", ["digits_mlp", "wine_mlp", "diabetes_mlp", "digits_convnet"])
+def test_a_run_and_its_saved_config_give_the_same_numbers_to_the_last_digit(go, name):
+    flags = "--trainer.max_epochs 2 --seed_everything 7"
+    first = go(f"fit --config configs/{name}.yaml {flags}")
+    again = go(f"fit --config configs/{name}.yaml {flags}")
+    saved = go(f"fit --config {first.folder}/config.yaml")
+    assert len({first.folder, again.folder, saved.folder}) == 3
+    assert history(first.folder) == history(again.folder) == history(saved.folder)
+    assert len(history(first.folder)) == 3
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A folder whose files a local server gives out, and its address."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    (folder := tmp_path / "served").mkdir()
+    monkeypatch.setenv("no_proxy", "*")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def idx(values: np.ndarray) -> bytes:
+    header = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+    return gzip.compress(header + values.tobytes())
+
+
+def small_files(source: type) -> dict[str, bytes]:
+    """Files of the data set's own format with 120 images of 10 classes, 20 of them for testing."""
+    x = np.random.default_rng(0).integers(0, 256, (120, *source.in_shape), np.uint8)
+    y = np.arange(120, dtype=np.uint8) % 10
+    if source is not Cifar10:
+        return dict(
+            zip(source.md5s, map(idx, (x[:100, 0], y[:100], x[100:, 0], y[100:])), strict=True)
+        )
+    rows = np.hstack([y[:, None], x.reshape(120, -1)]).reshape(6, 20, -1)
+    with tarfile.open(fileobj=(file := io.BytesIO()), mode="w:gz") as archive:
+        for name, part in zip(
+            [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"], rows, strict=True
+        ):
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}.bin")
+            member.size = part.nbytes
+            archive.addfile(member, io.BytesIO(part.tobytes()))
+    return {"cifar-10-binary.tar.gz": file.getvalue()}
+
+
+@pytest.mark.parametrize(("name", "source"), DOWNLOADED.items())
+def test_a_config_with_a_download_trains(go, served, tmp_path, monkeypatch, name, source):
+    folder, url = served
+    files = small_files(source)
+    for file, content in files.items():
+        (folder / file).write_bytes(content)
+    monkeypatch.setattr(source, "md5s", {k: hashlib.md5(v).hexdigest() for k, v in files.items()})
+    said = go(
+        f"fit --config configs/{name}.yaml --trainer.max_epochs 1 --data.batch_size 40",
+        *("--data.source.path", tmp_path / "data", "--data.source.url", url),
+    )
+    assert (said.code, said.err) == (0, "")
+    assert 0 <= said.metrics["test/acc"] < 0.6
+    if name == "cifar10_resnet18":
+        assert num_weights(said.folder) == 11_173_962
+
+
+def own_table(folder: Path) -> Path:
+    rng, path = np.random.default_rng(0), folder / "own.csv"
+    x, city = rng.normal(size=200), rng.choice(["Rome", "Oslo", ""], 200)
+    label = np.where(x + (city == "Rome") > 0.5, "yes", "no")
+    lines = [f"{a:.4f},{b},{c}" for a, b, c in zip(x, city, label, strict=True)]
+    path.write_text("\n".join(["size,city,target", *lines]))
+    return path
+
+
+def own_images(folder: Path) -> Path:
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        name = ("dark", "light")[i % 2]
+        (folder / "own" / name).mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 100, (20, 24, 3), np.uint8) + np.uint8(150 * (i % 2))
+        image.fromarray(pixels).save(folder / "own" / name / f"{i}.png")
+    return folder / "own"
+
+
+def own_arrays(folder: Path) -> Path:
+    rng, y = np.random.default_rng(0), np.arange(200) % 3
+    x = rng.normal(size=(200, 5)).astype(np.float32) + 2 * y[:, None]
+    np.savez(folder / "own.npz", x=x, y=y)
+    return folder / "own.npz"
+
+
+@pytest.mark.parametrize("make", [own_table, own_images, own_arrays])
+def test_the_configs_to_start_from_learn_from_a_file_of_that_kind(go, tmp_path, make):
+    path = make(tmp_path)
+    said = go(f"fit --config configs/{make.__name__}.yaml", "--data.source.path", path)
+    assert (said.code, said.err) == (0, "")
+    assert said.metrics["test/acc"] > 0.85
+
+
+def test_what_is_kept_and_tested_with_ema_is_the_average(go, tmp_path):
+    line = "fit --config configs/wine_mlp.yaml --config configs/callbacks/ema.yaml"
+    said = go(f"{line} --trainer.max_epochs 4")
+    best = torch.load(said.folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert not torch.equal(
+        best["state_dict"]["net.head.weight"], best["current_model_state"]["net.head.weight"]
+    )
+    assert go("test --ckpt_path", said.folder / "checkpoints" / "best.ckpt").metrics == said.metrics
