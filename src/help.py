@@ -53,7 +53,8 @@ def _class(key: str, cls: type) -> None:
         meaning = meanings.get(name, "")
         if cls is Trainer:
             meaning = re.split(r"\.\s", meaning)[0]
-        _entry(f"--{key}.{name}", f"{readable(option.annotation)}{default}. {meaning}")
+        kind = "a class" if f"{key}.{name}" in ROOMS else readable(option.annotation)
+        _entry(f"--{key}.{name}", f"{kind}{default}. {meaning}")
 
 
 def _entry(left: str, text: str) -> None:

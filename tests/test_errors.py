@@ -349,8 +349,8 @@ def test_a_loss_that_is_no_number(go):
 
 
 @pytest.mark.parametrize(("module", "data", "line"), [
-    ("polars", "Table: {path: t.csv, target: b}", "t.csv needs polars: "),
-    ("PIL", "Images: {path: '{tmp}/i'}", "images need Pillow: "),
+    ("polars", "Table: {path: t.csv, target: b}", "t.csv needs polars: pip install polars (the extra `table`)"),
+    ("PIL", "Images: {path: '{tmp}/i'}", "images need Pillow: pip install pillow (the extra `image`)"),
 ])  # fmt: skip
 def test_a_missing_extra(refused, tmp_path, monkeypatch, module, data, line):
     draw_images(tmp_path / "i")
