@@ -21,7 +21,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 	"$$p" -c "$(FITS)" 2>/dev/null && echo "$$p" && break; done)
 NEITHER = install uv (https://docs.astral.sh/uv), or Python 3.11 to 3.14 with venv and pip
 create = $(if $(PYTHON),"$(PYTHON)" -m venv --clear $(VENV),$(error $(NEITHER)))
-install = $(PY) -m pip install -q --no-compile --disable-pip-version-check -c constraints.txt '.$(if $(1),[dev])'
+install = $(PY) -m pip install -q --no-compile --disable-pip-version-check -c constraints.txt '.$(if $(1),[dev])' && rm -rf build *.egg-info
 endif
 
 help:
@@ -32,6 +32,9 @@ help:
 
 train: $(VENV)/.core
 	$(PY) -m src fit --config configs/digits_mlp.yaml
+	@echo "Next: $(PY) -m src list"
+	@echo "      $(PY) -m src fit --config configs/digits_mlp.yaml --model.net.hidden_dims [256,128]"
+	@echo "      $(PY) -m src test --ckpt_path $$(ls -t runs/*/checkpoints/best.ckpt | head -n 1)"
 
 test: $(VENV)/.dev
 	$(PY) -m pytest

@@ -105,17 +105,16 @@ def options(cls: type, key: str = "") -> dict[str, Parameter]:
         if "__init__" not in vars(base):
             continue
         try:
-            signature = inspect.signature(base.__init__, eval_str=True)  # type: ignore[misc]
+            own = inspect.signature(base.__init__, eval_str=True)  # type: ignore[misc]
         except Exception:  # names that exist only for a type checker: such types go unchecked here
-            signature = inspect.signature(base.__init__)  # type: ignore[misc]
-        kinds = {name: p.kind for name, p in signature.parameters.items()}
-        for name, p in signature.parameters.items():
+            own = inspect.signature(base.__init__)  # type: ignore[misc]
+        for name, p in own.parameters.items():
             if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or name in ("self", *GIVEN.get(key, ())):
                 continue
             kind = Any if isinstance(p.annotation, str) or p.annotation is p.empty else p.annotation
             kind = kind | None if p.default is None and kind is not Any else kind
             found.setdefault(name, p.replace(annotation=kind))
-        if Parameter.VAR_KEYWORD not in kinds.values():
+        if all(p.kind != p.VAR_KEYWORD for p in own.parameters.values()):
             break
     return found
 
@@ -184,15 +183,10 @@ class Config:
         if path in via:
             raise ValueError(f"{path}: `base` goes round in a circle")
         if not path.is_file():
-            there = sorted(
-                map(str, {*path.parent.glob("[!.]*.yaml"), *Path("configs").glob("*.yaml")})
-            )
+            there = sorted({*path.parent.glob("[!.]*.yaml"), *Path("configs").glob("*.yaml")})
             wanted = f" (`base` of {via[-1]})" if via else ""
-            raise FileNotFoundError(f"no config {path}{wanted}{hint(str(path), there)}")
-        try:
-            tree = self._read(path.read_text(encoding="utf-8-sig"), str(path))
-        except UnicodeDecodeError:
-            raise ValueError(f"config {path} is not a text file") from None
+            raise FileNotFoundError(f"no config {path}{wanted}{hint(str(path), map(str, there))}")
+        tree = self._read(path.read_text("utf-8-sig", "surrogateescape"), str(path))
         if not isinstance(tree, dict):
             raise ValueError(f"config {path} holds no `key: value` lines")
         bases = tree.pop("base", [])
@@ -230,10 +224,7 @@ class Config:
                 name, place = str(plain(key_node, key)), at(key_node.start_mark)
                 if name in found:
                     raise ValueError(f"{place}`{'.'.join((*key, name))}` is given twice")
-                is_class = (
-                    room_of(key) and name[:1].isupper() and isinstance(child, yaml.MappingNode)
-                )
-                inner = key if is_class or name in SYNTAX else (*key, name)
+                inner = key if name in SYNTAX or name[:1].isupper() else (*key, name)
                 self.marks[inner] = place
                 found[name] = plain(child, inner)
             return found
@@ -242,11 +233,11 @@ class Config:
             loader = Loader(text)
             node = loader.get_single_node()
             return {} if node is None else plain(node, key)
-        except yaml.MarkedYAMLError as e:
-            raise ValueError(f"{at(e.problem_mark)}not YAML: {e.problem}") from None
         except (yaml.YAMLError, RecursionError) as e:
-            what = "nested too deep" if isinstance(e, RecursionError) else short(e)
-            raise ValueError(f"{path}: not YAML: {what}") from None
+            place = at(getattr(e, "problem_mark", None)) or f"{path}: "
+            raise ValueError(
+                f"{place}not YAML: {getattr(e, 'problem', None) or short(e)}"
+            ) from None
 
     def _canonical(self, value: Any, key: Key) -> Any:
         """The same tree with every chosen class written as `class_path` and `init_args`."""
@@ -363,15 +354,13 @@ def fits(value: Any, annotation: Any) -> bool:
 
 
 def readable(annotation: Any) -> str:
-    """A type in words: `a whole number or null`, `one of a, b`, `a list (each a number)`."""
+    """A type in words: `an integer or null`, `one of a, b`, `a list (each a number)`."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return f"one of {', '.join(map(str, args))}"
     if origin in (Union, UnionType):  # without tensors and such, which no YAML can hold
-        choices = [choice for a in args if get_origin(a) is Literal for choice in get_args(a)]
-        plain = [a for a in args if a in WORDS or (get_args(a) and get_origin(a) is not Literal)]
-        kinds = [Literal[*dict.fromkeys(map(str, choices))]] if choices else []
-        return " or ".join(map(readable, [*kinds, *plain] or args))
+        plain = [a for a in args if a in WORDS or get_args(a)] or args
+        return " or ".join(dict.fromkeys(map(readable, plain)))
     if args and origin is not abc.Callable:
         each = "" if origin is tuple and ... not in args else "each "
         inner = ", ".join(readable(a) for a in args[origin is dict :] if a is not ...)

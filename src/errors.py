@@ -7,6 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 
 OUR_FAULT, WRONG_INPUT, INTERRUPTED, BAD_NUMBERS = 1, 2, 75, 76
@@ -62,23 +63,14 @@ def explain(error: BaseException) -> tuple[str, int]:
     wrong = isinstance(error, (ValueError, OSError)) or name == "MisconfigurationException"
     if wrong and "/src/" in places[0]:
         return text, WRONG_INPUT
-    if key := part_of(places) or parsed:
+    outer = takewhile(lambda place: not re.search("/src/(?!nets/)", place), places)
+    keys = (key for place in outer for part, key in PARTS.items() if re.search(part, place))
+    if key := next(keys, parsed):
         unnamed = isinstance(error, (ArithmeticError, AttributeError, LookupError))
         return f"`{key}`: {f'{name}: ' * unnamed}{short(text)}", WRONG_INPUT
     if wrong:
         return text, WRONG_INPUT
     return f"{name} at {places[0]}: {short(text)} (--debug shows the whole story)", OUR_FAULT
-
-
-def part_of(places: list[str]) -> str | None:
-    """The key whose part of a library failed; `None` if it was this project's code."""
-    for place in places:
-        for part, key in PARTS.items():
-            if re.search(part, place):
-                return key
-        if re.search("/src/(?!nets/)", place):
-            break
-    return None
 
 
 def stack(error: BaseException) -> list[str]:

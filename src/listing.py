@@ -4,17 +4,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-SRC = Path(__file__).parent
-ROOMS = {
-    "data.source": SRC / "data" / "sources" / "__init__.py",
-    "data.partition": SRC / "data" / "partition.py",
-    "model": SRC / "models" / "__init__.py",
-    "model.net": SRC / "nets" / "__init__.py",
-    "model.augment": SRC / "models" / "augment.py",
-    "model.scheduler": SRC / "models" / "schedules.py",
-    "callbacks": SRC / "callbacks" / "__init__.py",
-    "trainer.logger": SRC / "tracking" / "__init__.py",
-}
+from src.config import ROOMS
 
 
 def exported(path: Path) -> list[str]:
@@ -35,9 +25,13 @@ def summaries(folder: Path) -> Iterator[tuple[str, str]]:
 
 def show() -> None:
     """Prints every room with its classes, then the configs with their first comment lines."""
-    for key, path in ROOMS.items():
+    for key, (_, package, *_) in ROOMS.items():
+        if not package.startswith("src."):
+            continue
+        path = Path(__file__).parent.parent / package.replace(".", "/")
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         about = dict(summaries(path.parent))
-        print(f"{key}")
+        print(key.removesuffix(".*"))
         for name in exported(path):
             print(f"  {name:<22}{about.get(name, '')}")
     print("configs")

@@ -123,7 +123,7 @@ def test_an_alias_bomb_is_refused_at_once(tmp_path):
     with pytest.raises(ValueError, match=r"c0.yaml: more than 10,000 values: too many aliases"):
         read(tmp_path, "\n".join(lines))
     assert time.perf_counter() - start < 1
-    with pytest.raises(ValueError, match=r"c0.yaml: not YAML: nested too deep"):
+    with pytest.raises(ValueError, match=r"c0.yaml: not YAML: maximum recursion depth"):
         read(tmp_path, "a: &a [*a]")
 
 
@@ -147,3 +147,44 @@ def test_types():
     assert fits([1, 2], list[int])
     assert not fits([1, 2.5], list[int])
     assert readable(list[int] | None) == "a list (each an integer) or null"
+    assert readable(tuple[float, float]) == "a list (a number, a number)"
+    assert fits(None, int | None)
+    assert not fits(None, int)
+    assert not fits([None], list[int])
+
+
+def test_an_option_with_a_capital_is_no_class(tmp_path):
+    flags = {"model.scheduler": "CosineAnnealingLR", "model.scheduler.T_max": "5"}
+    model = read(tmp_path, FULL, flags=flags)["model"]["init_args"]
+    assert model["scheduler"] == {
+        "class_path": "torch.optim.lr_scheduler.CosineAnnealingLR",
+        "init_args": {"T_max": 5},
+    }
+    text = FULL.replace("net: MLP", "net: MLP\n    scheduler: {CosineAnnealingLR: {T_max: 5}}")
+    assert read(tmp_path, text)["model"]["init_args"] == model
+
+
+def test_one_class_where_a_list_is_taken(tmp_path):
+    augment = read(tmp_path, FULL, flags={"model.augment": "Flip"})["model"]["init_args"]["augment"]
+    assert [a["class_path"].rpartition(".")[2] for a in augment] == ["Flip"]
+    logger = read(tmp_path, FULL, flags={"trainer.logger": "Wandb"})["trainer"]["logger"]
+    assert logger["class_path"].endswith(".Wandb")
+    assert read(tmp_path, FULL, flags={"trainer.logger": "false"})["trainer"]["logger"] is False
+
+
+def test_flags_below_an_option_and_numbers_as_text(tmp_path):
+    flags = {
+        "data.source": "Table",
+        "data.source.path": "7",
+        "data.source.target": "1e3",
+        "data.source.types.Age": "numeric",
+    }
+    source = read(tmp_path, FULL, flags=flags)["data"]["source"]["init_args"]
+    assert source == {"path": "7", "target": "1e3", "types": {"Age": "numeric"}}
+
+
+def test_a_class_by_its_import_path_must_be_of_the_right_kind(tmp_path):
+    net = read(tmp_path, FULL, flags={"model.net": "src.nets.ConvNet"})["model"]["init_args"]["net"]
+    assert net["class_path"] == "src.nets.convnet.ConvNet"
+    with pytest.raises(ValueError, match=r'`model.net`: "src.nets.net.activation_of" is no Net;'):
+        read(tmp_path, FULL, flags={"model.net": "src.nets.net.activation_of"})

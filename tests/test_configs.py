@@ -31,13 +31,13 @@ DOWNLOADED = {
 OWN = ["own_arrays", "own_images", "own_table"]
 MEASURED = sorted({*TOP} - {*DOWNLOADED} - {*OWN})
 CLAIM = re.compile(
-    r"# (test/\w+) ([\d.]+) ± ([\d.]+) over ([\d]+) seeds; \d+ s a run on 2 CPU cores"
+    r"# (test/\w+) ([\d.]+) ± ([\d.]+) over ([\d]+) seeds; \d+ s a run on one CPU core"
 )
 
 
-def head(name: str) -> list[str]:
+def head(path: str) -> list[str]:
     """The first comment lines of a config."""
-    lines = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
     return lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
 
 
@@ -57,21 +57,22 @@ def test_the_promised_configs_are_there():
 
 @pytest.mark.parametrize("name", TOP)
 def test_the_first_line_is_the_command(name):
-    command, about, *_ = head(name)
+    command, about, *_ = head(f"configs/{name}.yaml")
     assert command == f"# python -m src fit --config configs/{name}.yaml"
     assert len(about) <= 100
     if name in MEASURED:
         assert (claim := CLAIM.match(about)), f"{name}: {about}"
         assert int(claim[4]) >= 5
     elif name in DOWNLOADED:
-        assert "expected" in about.lower()
+        assert re.match(r"# Expected test/acc 0\.\d+.*, not measured here: ", about)
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_every_part_goes_with_an_experiment(go, part):
-    config = "digits_mlp" if "fsdp" not in part else "cifar10_resnet18"
-    assert part in (ROOT / part).read_text(encoding="utf-8") or "slurm" in part
-    said = go(f"fit --config configs/{config}.yaml --config {part} --print_config")
+    command, about, *_ = head(part)
+    assert command.endswith(f" --config {part}") or command.startswith("# sbatch scripts/slurm.sh")
+    assert about.startswith("# ")
+    said = go(f"fit --config configs/digits_mlp.yaml --config {part} --print_config")
     assert (said.code, said.err) == (0, "")
     assert yaml.safe_load(said.out)["model"]
 
@@ -80,26 +81,30 @@ def test_every_part_goes_with_an_experiment(go, part):
 def test_a_config_reaches_what_it_claims(go, name):
     said = go(f"fit --config configs/{name}.yaml")
     assert (said.code, said.err) == (0, "")
-    metric, mean, spread = CLAIM.match(head(name)[1]).groups()[:3]
+    metric, mean, spread = CLAIM.match(head(f"configs/{name}.yaml")[1]).groups()[:3]
     got, mean, spread = said.metrics[metric], float(mean), float(spread)
     if metric == "test/acc":
-        assert got >= mean - 4 * spread - 0.01
+        assert got >= mean - 4 * spread - 0.02
     else:
-        assert got <= mean + 4 * spread + 0.01 * mean
-    if promised := re.search(r"([\d,]+) weights", " ".join(head(name))):
+        assert got <= mean + 4 * spread + 0.02 * mean
+    if promised := re.search(r"([\d,]+) weights", " ".join(head(f"configs/{name}.yaml"))):
         assert num_weights(said.folder) == int(promised[1].replace(",", ""))
 
 
 @pytest.mark.parametrize(
     ("name", "metrics"),
-    [  # Linux x86-64, torch 2.13.0, one thread
-        ("digits_mlp", {"test/loss": 0.0, "test/acc": 0.0}),
-        ("mnist1d_convnet", {"test/loss": 0.0, "test/acc": 0.0}),
+    [
+        ("digits_mlp", {"test/loss": 0.276287, "test/acc": 0.921933}),
+        ("mnist1d_convnet", {"test/loss": 1.36265, "test/acc": 0.647}),
     ],
 )
-def test_golden_metrics(go, name, metrics):
+def test_golden_metrics_of_two_epochs(go, name, metrics):
+    """Seen at seed 0 on Linux, x86-64, torch 2.13.0. The loss moved by up to 3e-6 of itself where
+    the CPU was kept from AVX-512, AVX2 or both, and grew by XXX with another partition seed.
+    """
     said = go(f"fit --config configs/{name}.yaml --trainer.max_epochs 2")
-    assert {key: said.metrics[key] for key in metrics} == pytest.approx(metrics, rel=1e-3)
+    assert said.metrics["test/loss"] == pytest.approx(metrics["test/loss"], rel=1e-3)
+    assert said.metrics["test/acc"] == pytest.approx(metrics["test/acc"], abs=0.004)
 
 
 def history(folder: Path) -> list[dict[str, str]]:
@@ -171,10 +176,9 @@ def test_a_config_with_a_download_trains(go, served, tmp_path, monkeypatch, name
     for file, content in files.items():
         (folder / file).write_bytes(content)
     monkeypatch.setattr(source, "md5s", {k: hashlib.md5(v).hexdigest() for k, v in files.items()})
-    said = go(
-        f"fit --config configs/{name}.yaml --trainer.max_epochs 1 --data.batch_size 40",
-        *("--data.source.path", tmp_path / "data", "--data.source.url", url),
-    )
+    monkeypatch.setattr(source, "home", url)
+    line = f"fit --config configs/{name}.yaml --trainer.max_epochs 1 --data.batch_size 40"
+    said = go(line, "--data.source.path", tmp_path / "data")
     assert (said.code, said.err) == (0, "")
     assert 0 <= said.metrics["test/acc"] < 0.6
     if name == "cifar10_resnet18":

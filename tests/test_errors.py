@@ -101,7 +101,7 @@ def refused(go, tmp_path):
     "--data.batch_size null": "`data.batch_size` is null, not an integer",
     "--data.batch_size 1.5": "`data.batch_size` is 1.5, not an integer",
     "--trainer.max_epochs abc": '`trainer.max_epochs` is "abc", not an integer or null',
-    "--trainer.precision 8": "`trainer.precision` is 8, not one of 64, 32, 16, transformer-engine, transformer-engine-float16, 16-true, 16-mixed, bf16-true, bf16-mixed, 32-true, 64-true, bf16 or null",
+    "--trainer.precision 8": "`trainer.precision` is 8, not one of 64, 32, 16 or one of transformer-engine, transformer-engine-float16, 16-true, 16-mixed, bf16-true, bf16-mixed, 32-true, 64-true or one of 64, 32, 16, bf16 or null",
     "--model.net.norm bach": '`model.net.norm` is "bach", not one of none, batch, layer',
     "--model.net.hidden_dims 3": "`model.net.hidden_dims` is 3, not a list (each an integer)",
     "--model.optimizer.betas 0.9": "`model.optimizer.betas` is 0.9, not a list (a number, a number)",
@@ -273,7 +273,11 @@ def test_no_config(refused, tmp_path):
     unset = "`model` is not set: add it to --config FILE, or give --model NAME; " + MODELS
     refused(unset, "fit")
     (tmp_path / "c.yaml").write_bytes(b"\x80\x02}q\x00")
-    refused(f"config {tmp_path}/c.yaml is not a text file", "fit --config", tmp_path / "c.yaml")
+    refused(
+        f'{tmp_path}/c.yaml: not YAML: unacceptable character #xdc80: special characters are not allowed in "<unicode string>", position 0',
+        "fit --config",
+        tmp_path / "c.yaml",
+    )
     refused("no subcommand 'fti'; there are: fit, validate, test, predict, list", "fti")
 
 

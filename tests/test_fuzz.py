@@ -109,3 +109,17 @@ def test_a_random_config_trains_a_batch_or_says_in_one_line_why_not(go, tmp_path
         print(round(time.perf_counter() - start, 2), said.code, said.err.strip())
     assert not bad
     assert codes.count(0) >= 3, codes
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--trainer.precision 64 --model.class_weights balanced",
+        "--trainer.gradient_clip_val .inf",
+        "--model.optimizer LBFGS",
+        "--model.scheduler ReduceLROnPlateau",
+    ],
+)
+def test_what_once_failed_or_looks_as_if_it_would(go, flags):
+    said = go("fit --config configs/wine_mlp.yaml --trainer.fast_dev_run 1", *flags.split())
+    assert (said.code, said.err) == (0, "")

@@ -23,7 +23,8 @@ class Monitor(Callback):
         self._steps = 0
         self._started = time.perf_counter()
 
-    on_train_start = on_train_epoch_start  # an epoch that is gone on with starts no more
+    def on_train_start(self, *_: Any) -> None:
+        self.on_train_epoch_start()  # an epoch that is gone on with starts no more
 
     def on_validation_start(self, *_: Any) -> None:
         self._paused = time.perf_counter()
