@@ -125,11 +125,14 @@ def shown(value: Any) -> str:
 
 
 def merge(old: Any, new: Any) -> Any:
-    """`new` over `old`, leaf by leaf; a choice of another class replaces the earlier one whole."""
+    """`new` over `old`, leaf by leaf; another class keeps no value, only the classes below it."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
     if new.get("class_path", old.get("class_path")) != old.get("class_path"):
-        return new
+        parts = {
+            k: v for k, v in old["init_args"].items() if isinstance(v, dict) and "class_path" in v
+        }
+        return merge({"class_path": new["class_path"], "init_args": parts}, new)
     return {**old, **{k: merge(old.get(k), v) for k, v in new.items()}}
 
 

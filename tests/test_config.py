@@ -70,6 +70,14 @@ def test_another_class_drops_the_options_of_the_first(tmp_path):
     assert same["model"]["init_args"]["optimizer"]["init_args"] == {"lr": 0.1, "weight_decay": 0.3}
 
 
+def test_another_model_keeps_the_net_and_the_optimizer(tmp_path):
+    text = FULL.replace("net: MLP", "net: {MLP: {norm: batch}}\n    label_smoothing: 0.1")
+    tree = read(tmp_path, text, flags={"model": "Regressor"})
+    args = tree["model"]["init_args"]
+    assert args.keys() == {"net", "optimizer"}
+    assert args["net"]["init_args"] == {"norm": "batch"}
+
+
 def test_bases_come_first_and_are_found_beside_the_file(tmp_path):
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "deep.yaml").write_text("data: {source: Digits, batch_size: 1}\n")

@@ -8,18 +8,22 @@ from torch import Tensor
 
 
 class EMA(WeightAveraging):
-    """Keeps an exponential moving average of the weights, which is what is validated and kept.
+    """Keeps an exponential moving average of the weights, which is validated, kept and tested.
 
     Args:
-        decay: Share of the average that each step leaves, in [0, 1).
+        decay: Share of the average that each step leaves, in [0, 1); less in the first steps, of
+            which step n leaves n / (9 + n).
     """
 
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"`decay` of the callback EMA is {decay:g}, not in [0, 1)")
 
-        def average(mean: Tensor, value: Tensor, _: Any) -> Tensor:
-            return mean.lerp(value, 1 - decay) if mean.is_floating_point() else value
+        def average(mean: Tensor, value: Tensor, num_averaged: Tensor) -> Tensor:
+            if not mean.is_floating_point():
+                return value
+            share = (9 / (9 + num_averaged)).clamp(min=1 - decay)
+            return mean.lerp(value, share.to(mean.dtype))
 
         super().__init__(avg_fn=average)
 
