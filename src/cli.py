@@ -207,8 +207,10 @@ def run(command: str, argv: list[str]) -> dict[str, float]:
         raise ValueError(f"checkpoint {path} does not fit this model: {short(first)}") from e
     finally:
         if mine and (made := os.environ.pop(run_folder.RUN_DIR, "")):
-            with suppress(OSError):
-                Path(made).rmdir()  # nothing came of it
+            with suppress(OSError):  # what came of it, if anything
+                if not (Path(made) / "config.yaml").exists():
+                    (Path(made) / "wandb_run_id").unlink(missing_ok=True)
+                Path(made).rmdir()
 
 
 def checkpoint_path(flags: dict[str, str]) -> Path | None:

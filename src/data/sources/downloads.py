@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import shutil
-import sys
 import tarfile
 from http.client import HTTPException
 from pathlib import Path
@@ -12,6 +11,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import numpy as np
+from tqdm import tqdm
 
 from src.data.rows import FREE, SPLITS, Rows, Signature, Source
 
@@ -135,15 +135,13 @@ def fetch(url: str, target: Path, md5: str) -> None:
 
 def _go_on(url: str, part: Path) -> None:
     """Appends the bytes that `part` lacks; starts again if the server only sends the whole."""
-    from rich.progress import wrap_file
-
     start = part.stat().st_size if part.exists() else 0
     request = Request(url, headers={"Range": f"bytes={start}-"})
     with (
         urlopen(request, timeout=30) as answer,  # seconds without a byte
         part.open("ab" if answer.status == 206 else "wb") as out,
-        wrap_file(
-            answer, answer.length or 0, description=part.stem, disable=not sys.stdout.isatty()
+        tqdm.wrapattr(
+            answer, "read", total=answer.length, desc=part.stem, leave=False, disable=None
         ) as body,
     ):
         shutil.copyfileobj(body, out)

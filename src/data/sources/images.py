@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
@@ -14,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
+from tqdm import tqdm
 
 from src.data.rows import FREE, SPLITS, Rows, Signature, Source
 
@@ -164,13 +164,11 @@ def _decoded(
     root: Path, names: list[str], form: Form, skip: bool = False
 ) -> Iterator[tuple[str, np.ndarray, int]]:
     """Yields the name of each image, its pixels `(C, H, W)`, and its id, a hash of the file."""
-    from rich.progress import track
-
     if find_spec("PIL") is None:
         raise ValueError("images need Pillow: pip install pillow  (the extra `image`)")
     blocks = [names[i : i + BLOCK] for i in range(0, len(names), BLOCK)]
     with ThreadPoolExecutor() as pool:
-        for block in track(blocks, "images", disable=not sys.stdout.isatty()):
+        for block in tqdm(blocks, "images", leave=False, disable=None):
             images = pool.map(lambda name: _decode(root / name, form, skip), block)
             yield from ((name, *image) for name, image in zip(block, images, strict=True) if image)
 
