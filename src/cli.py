@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -120,6 +121,8 @@ class CLI(LightningCLI):
             own.append(Progress())
         config["callbacks"] = [*own, *filter(None, named.values()), *(config["callbacks"] or [])]
         config["default_root_dir"] = str(self.folder)
+        if not any(isinstance(c, ModelCheckpoint) for c in config["callbacks"]):
+            config["enable_checkpointing"] = False  # or Lightning adds one of its own
         if self.subcommand != "fit":
             config["logger"] = False  # the run's own record stays that of its training
         for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
@@ -139,7 +142,8 @@ class CLI(LightningCLI):
             self.trainer.fit(model, datamodule, ckpt_path=ckpt_path)
         except SystemExit:  # how Lightning ends a run at Ctrl-C
             last = self.folder / "checkpoints" / "last.ckpt"
-            raise KeyboardInterrupt(f"python -m src fit --ckpt_path {last}") from None
+            there = f"python -m src fit --ckpt_path {last}" if last.is_file() else ""
+            raise KeyboardInterrupt(there) from None
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", None)
         self.trainer.test(model, datamodule, ckpt_path=best or None, verbose=False)
         for logger in self.trainer.loggers:

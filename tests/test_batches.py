@@ -102,3 +102,9 @@ def test_a_memory_map_is_read_batch_by_batch(tmp_path):
 
     got = torch.cat([b.x for b in Batches(Watched(), None, np.arange(100), 10)])
     assert torch.equal(got, torch.from_numpy(np.asarray(x)))
+
+
+def test_an_evaluation_that_was_cut_short_starts_anew():
+    batches = Batches(X, Y, INDEX, 10)
+    first = next(iter(batches)).row.tolist()
+    assert next(iter(batches)).row.tolist() == first

@@ -46,6 +46,15 @@ def test_two_processes_give_what_one_gives(go, tmp_path):
     assert counts["test"] % 2, "an odd number of rows, so a padded sampler would count one twice"
 
 
+def test_train_metrics_are_those_of_all_ranks(go, tmp_path):
+    still = "fit --config configs/digits_mlp.yaml --trainer.max_epochs 1 --model.net.dropout 0 "
+    still += "--model.optimizer.lr 0"
+    two = typed(f"{still} --data.batch_size 32 --run two", tmp_path).stdout
+    one = go(f"{still} --data.batch_size 64 --run one").out
+    words = [next(line for line in out.splitlines() if "epoch 1/1" in line) for out in (one, two)]
+    assert words[0].split()[2:6] == words[1].split()[2:6], "train/loss and train/acc"
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 def test_a_gpu_trains_with_the_data_on_it(go, precision):

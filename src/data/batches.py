@@ -76,22 +76,21 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         rows = torch.split(self.order(), self.batch_size)
-        if self.position >= len(rows):
+        if self.seed is None or self.position >= len(rows):  # an evaluation starts anew
             self.position = 0
         while self.position < len(rows):
             row = rows[self.position]
             self.position += 1
-            yield Batch(self._take(row), None if self.y is None else self._labels(row), row)
+            yield self._take(row)
         self.position = 0
 
-    def _take(self, row: Tensor) -> Tensor:
+    def _take(self, row: Tensor) -> Batch:
         if isinstance(self.x, Tensor):
-            return self.x[row.to(self.x.device)]
-        return torch.from_numpy(self.x[row.numpy()])
-
-    def _labels(self, row: Tensor) -> Tensor:
-        assert self.y is not None
-        return self.y[row.to(self.y.device)]
+            row = row.to(self.x.device)
+            x = self.x[row]
+        else:
+            x = torch.from_numpy(self.x[row.numpy()])
+        return Batch(x, None if self.y is None else self.y[row], row)
 
     @property
     def sampler(self) -> Batches:

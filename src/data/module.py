@@ -113,7 +113,7 @@ class DataModule(L.LightningDataModule):
         return fit(rows.x, self.split.train, categorical, signature.feature_names)
 
     def _fits(self, device: torch.device) -> bool:
-        """Whether all rows can live on the device; memory maps stay where they are."""
+        """Whether all rows can live on the device; those of `Arrays` that stay on disk can't."""
         if self.device != "auto" or device.type != "cuda" or type(self.rows.x) is not np.ndarray:  # type: ignore[union-attr]
             return False
         return bool(self.x.is_cuda or self.x.nbytes < torch.cuda.mem_get_info(device)[0] / 3)
@@ -144,6 +144,8 @@ class DataModule(L.LightningDataModule):
 
     def predict_dataloader(self) -> Batches:
         if not self._reads_new_rows:
+            if not len(self.split.test):
+                raise ValueError("there are no test rows to predict: give --data.predict_path")
             return self._batches("test")
         assert self.trainer is not None
         x, index = self.new_rows, np.arange(len(self.new_rows))

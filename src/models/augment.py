@@ -1,6 +1,7 @@
 """Augmentations of whole training batches, on their device, pure in (seed, epoch, row): each draws
 from a hash of these and not from a generator. So no order or size of batches, number of devices or
-earlier draw changes a row, and a resumed run sees what an unbroken one would have seen."""
+earlier draw changes a row (only Mixup's
+partner is of its batch), and a resumed run sees what an unbroken one would have seen."""
 
 from __future__ import annotations
 

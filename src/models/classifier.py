@@ -48,7 +48,8 @@ class Classifier(Model):
             self.weight.copy_(counts.sum() / (num_classes * counts.clamp(1)))
 
     def losses(self, out: Tensor, y: Tensor) -> Tensor:
-        weight = self.weight.to(out.dtype)  # which 64-bit and 16-bit precision change
+        out = out.to(torch.promote_types(out.dtype, torch.float32))  # bfloat16 has 3 digits
+        weight = self.weight.to(out.dtype)
         smoothing = self.label_smoothing
         return F.cross_entropy(out, y, weight, reduction="none", label_smoothing=smoothing)
 

@@ -9,6 +9,7 @@ import lightning.pytorch as L
 import torch
 import torch.distributed as dist
 from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -69,17 +70,20 @@ class Model(L.LightningModule):
         self.augmentations, self.compiles = augment or [], compile
         self.results: dict[str, Results] = {}
         self._parts: list[tuple[Tensor, Tensor | None, Tensor]] = []
-        self.sums: Tensor = nn.Buffer(torch.zeros(2), persistent=False)
+        self.sums = torch.zeros(2)  # no buffer: of these, each rank has its own
         self.num_seen = 0  # train rows of this epoch
 
     def configure_model(self) -> None:
         """Builds the layers, whose sizes and statistics come from the data."""
         if "net" in self._modules:
             return
-        if self.trainer.precision in ("16-true", "bf16-true"):
-            mixed = self.trainer.precision.replace("true", "mixed")
+        precision, strategy = self.trainer.precision, self.trainer.strategy
+        if precision in ("16-true", "bf16-true") or (
+            isinstance(strategy, FSDPStrategy) and "16" in precision
+        ):
             raise ValueError(
-                f"`trainer.precision` {self.trainer.precision} would round raw rows: use {mixed}"
+                f"`trainer.precision` {precision} would round raw rows: use 32-true, or a mixed "
+                "one without fsdp"
             )
         data: DataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         self.seed, shape = data.seed, data.signature.in_shape
@@ -156,11 +160,11 @@ class Model(L.LightningModule):
         self.step(batch, "predict")
 
     def on_train_epoch_start(self) -> None:
-        self.sums.zero_()
+        self.sums = torch.zeros(2, device=self.device)
         self.num_seen = 0
 
     def on_train_epoch_end(self) -> None:
-        totals = torch.cat((self.sums, self.sums.new_tensor([self.num_seen])))
+        totals = torch.tensor([*self.sums, self.num_seen], device=self.device)
         loss, hit, seen = self.trainer.strategy.reduce(totals, reduce_op="sum").cpu()
         if seen:  # a run may be gone on with after an epoch's last batch
             self._log("train", {"loss": loss / seen, **self.running(hit / seen)})
