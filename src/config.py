@@ -49,7 +49,7 @@ ROOMS: dict[str, Room] = {
 GIVEN = {
     "model.net": {"in_shape", "out_dim", "num_categories"},
     "model.optimizer": {"params"},
-    "model.scheduler": {"optimizer", "last_epoch"},
+    "model.scheduler": {"optimizer"},
 }
 SYNTAX = {"class_path", "init_args"}
 WORDS = {

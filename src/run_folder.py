@@ -34,6 +34,8 @@ def choose(root: Path, run: str | None, config: str, checkpoint: Path | None) ->
         ValueError: There is a run of that name already.
         OSError: The folder can't be made.
     """
+    if run is not None and (not run or Path(run).name != run):
+        raise ValueError(f"--run {run!r} is not the name of a folder below {root}/")
     if RUN_DIR in os.environ:
         return Path(os.environ[RUN_DIR])
     if checkpoint and run is None and (checkpoint.parent.parent / "config.yaml").is_file():

@@ -161,6 +161,27 @@ def test_the_saved_config_gives_the_same_numbers_to_the_last_digit(trained, go):
     assert configs[0] == configs[1]
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    ["StepLR --model.scheduler.step_size 1", "OneCycleLR --model.scheduler.max_lr 0.01 "
+     "--model.scheduler.total_steps 100", "ReduceLROnPlateau", "null"],
+)  # fmt: skip
+def test_any_schedule_comes_back_from_checkpoint_and_config(go, schedule):
+    said = go(f"{FIT} --run s --trainer.max_epochs 1 --model.scheduler {schedule}")
+    assert said.code == 0, said.err
+    assert go("test --run s --ckpt_path best").metrics == said.metrics
+    again = go("fit", "--config", said.folder / "config.yaml", "--run", "t")
+    assert again.metrics == said.metrics
+    more = go("fit --run s --ckpt_path last --trainer.max_epochs 2")
+    assert (more.code, more.err) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", "/tmp/x"])
+def test_a_run_is_the_name_of_one_folder(go, name):
+    said = go(FIT, "--run", name)
+    assert (said.code, "is not the name of a folder" in said.err) == (2, True)
+
+
 def test_two_runs_at_once_have_two_folders(go):
     first, second = go(FIT, "--trainer.fast_dev_run", "true"), go(FIT, "--trainer.max_epochs", "1")
     assert first.code == second.code == 0

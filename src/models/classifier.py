@@ -40,7 +40,7 @@ class Classifier(Model):
         if not num_classes:
             raise ValueError(
                 "Classifier needs classes, and the data has targets to regress: set `model` to "
-                "Regressor, or `data.source.task` to classification"
+                "Regressor, or `data.source.task` of a Table or Arrays to classification"
             )
         self.weight: Tensor = nn.Buffer(torch.ones(num_classes))
         if self.class_weights == "balanced" and data.rows is not None:

@@ -19,7 +19,7 @@ from src.data.batches import Batch
 from src.data.module import DataModule
 from src.data.statistics import Statistics
 from src.models.augment import Augmentation, augment, check
-from src.models.schedules import WarmupCosine, resume
+from src.models.schedules import PER_STEP, WarmupCosine, resume
 from src.nets.net import Net
 from src.nets.normalize import Normalize
 
@@ -50,7 +50,8 @@ class Model(L.LightningModule):
             data.
         optimizer: An optimizer of `torch.optim`.
         scheduler: A schedule of the learning rate: `WarmupCosine`, or one of
-            `torch.optim.lr_scheduler`, which steps once an epoch.
+            `torch.optim.lr_scheduler`, which steps once an epoch (OneCycleLR and CyclicLR: once a
+            step).
         augment: Random changes of training batches, applied in this order.
         compile: Whether `torch.compile` compiles the net.
     """
@@ -219,9 +220,9 @@ class Model(L.LightningModule):
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         if scheduler is None:
             return optimizer
-        how = {"scheduler": scheduler, "interval": "epoch", "strict": False}
+        interval = "step" if isinstance(scheduler, PER_STEP) else "epoch"
+        how = {"scheduler": scheduler, "interval": interval, "strict": False}
         if isinstance(scheduler, WarmupCosine):
-            how["interval"] = "step"
             scheduler.plan(self.trainer.estimated_stepping_batches)
         data: DataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         validates = self.trainer.limit_val_batches and len(data.split.val)

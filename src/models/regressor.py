@@ -32,7 +32,8 @@ class Regressor(Model):
         if names := data.signature.class_names:
             raise ValueError(
                 f"Regressor needs targets, and the data has {len(names)} classes: "
-                "set `model` to Classifier, or `data.source.task` to regression"
+                "set `model` to Classifier, or `data.source.task` of a Table or Arrays to "
+                "regression"
             )
         found = Statistics.identity(data.signature.out_dim)
         if data.rows is not None:

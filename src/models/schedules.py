@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 __all__ = ["WarmupCosine"]
 
@@ -57,6 +57,9 @@ class WarmupCosine(LRScheduler):
         self._initial_step()  # a step that sets the rates and expects no optimizer step before it
 
 
+PER_STEP = (WarmupCosine, OneCycleLR, CyclicLR)  # the others step once an epoch
+
+
 def resume(scheduler: LRScheduler, checkpoint: dict[str, Any]) -> dict[str, Any]:
     """State of a new schedule that is as far as a checkpoint; sets the rates of its optimizer.
 
@@ -73,8 +76,11 @@ def resume(scheduler: LRScheduler, checkpoint: dict[str, Any]) -> dict[str, Any]
         return scheduler.state_dict() | {name: old[name] for name in seen if name in old}
     loop = checkpoint["loops"]["fit_loop"]
     amid_epoch = not loop["epoch_loop.batch_progress"]["is_last_batch"]
+    num_steps = loop["epoch_progress"]["current"]["ready"] - amid_epoch
+    if isinstance(scheduler, PER_STEP):
+        num_steps = checkpoint["global_step"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # no step of the optimizer comes between
-        for _ in range(loop["epoch_progress"]["current"]["ready"] - amid_epoch):
+        for _ in range(num_steps):
             scheduler.step()
     return scheduler.state_dict()

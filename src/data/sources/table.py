@@ -47,7 +47,13 @@ class Table(Source):
         rows = Rows(x, y, signature, ids=ids)
         if self.group_by:
             cells.need([self.group_by], "data.partition.group_by")
-            rows.groups = cells.frame[self.group_by].to_numpy()
+            groups = cells.frame[self.group_by]
+            if groups.null_count():
+                raise ValueError(
+                    f"{cells.at(groups.is_null())}: no `{self.group_by}` (data.partition.group_by): "
+                    "fill it in"
+                )
+            rows.groups = groups.to_numpy()
         if self.time_by:
             cells.need([self.time_by], "data.partition.time_by")
             rows.times = cells.numbers(self.time_by)
@@ -92,11 +98,15 @@ class Table(Source):
         if cells.is_numeric(name):
             return True
         num_values, num_texts = cells.frame[name].count(), len(cells.values(name))
-        if not 0 < num_texts <= max(20, 0.9 * num_values):
+        if not num_values:
+            raise ValueError(
+                f"{self.path}: column `{name}` is empty: leave it out, --data.source.drop [{name}]"
+            )
+        if num_texts > max(20, 0.9 * num_values):
             raise ValueError(
                 f"{self.path}: column `{name}` has {num_values} values, {num_texts} different "
-                "texts: leave it out with `data.source.drop`, or keep it as categorical with "
-                "`data.source.types`"
+                f"texts: leave it out, --data.source.drop [{name}], or keep it, "
+                f"--data.source.types.{name} categorical"
             )
         return False
 
