@@ -50,8 +50,8 @@ class Table(Source):
             groups = cells.frame[self.group_by]
             if groups.null_count():
                 raise ValueError(
-                    f"{cells.at(groups.is_null())}: `{self.group_by}` (data.partition.group_by) has "
-                    "no value: fill it in"
+                    f"{cells.at(groups.is_null())}: `{self.group_by}` (data.partition.group_by) "
+                    "has no value: fill it in"
                 )
             rows.groups = groups.to_numpy()
         if self.time_by:
