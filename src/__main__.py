@@ -1,10 +1,7 @@
 """`python -m src SUBCOMMAND`. What needs no torch doesn't import it: it answers at once."""
 
-import os
 import sys
 
-# OpenMP's threads wait asleep: awake ones slow a small net 10 to 50 times while another job runs.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 SUBCOMMANDS = {
     "fit": "train, then test the best checkpoint",
     "validate": "measure a checkpoint on the validation rows",
