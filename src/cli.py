@@ -94,12 +94,8 @@ class CLI(LightningCLI):
         return {self.command: ours | loaders}  # a parser for each would cost 0.1 s
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--run", type=str | None, help="Name of the run folder below runs/.")
-        parser.add_argument(
-            "--callbacks",
-            type=dict[str, L.Callback | None] | None,
-            help="Callbacks by a name of one's own; null takes one away.",
-        )
+        parser.add_argument("--run", type=str | None)
+        parser.add_argument("--callbacks", type=dict[str, L.Callback | None] | None)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
@@ -142,8 +138,8 @@ class CLI(LightningCLI):
             self.trainer.fit(model, datamodule, ckpt_path=ckpt_path)
         except SystemExit:  # how Lightning ends a run at Ctrl-C
             last = self.folder / "checkpoints" / "last.ckpt"
-            there = f"python -m src fit --ckpt_path {last}" if last.is_file() else ""
-            raise KeyboardInterrupt(there) from None
+            how = [f"python -m src fit --ckpt_path {last}"] if last.is_file() else []
+            raise KeyboardInterrupt(*how) from None
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", None)
         self.trainer.test(model, datamodule, ckpt_path=best or None, verbose=False)
         for logger in self.trainer.loggers:

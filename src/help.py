@@ -18,6 +18,7 @@ LEAVES = {
     "seed_everything 0": "Seed of the weights, of the order of batches and of augmentations.",
     "ckpt_path FILE": "A checkpoint to go on with; its config holds where no file or flag says "
     "otherwise. `best` and `last` are those of --run.",
+    "callbacks.MINE CLASS": "A callback by a name of one's own; null takes it away.",
     "print_config": "Prints the complete config and ends.",
     "debug": "Shows the traceback of an error.",
 }

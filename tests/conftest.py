@@ -31,6 +31,14 @@ class Said(NamedTuple):
         return Path(self.out.rpartition("run folder: ")[2].strip())
 
 
+def refused(call: Callable[[], object]) -> str:
+    """The one line that a call raises about wrong input."""
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in items:

@@ -1,6 +1,7 @@
 """One run after another, as a person types them."""
 
 import csv
+import functools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import time
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 
 from tests.conftest import ROOT
 
@@ -237,3 +239,13 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         f"error: interrupted; go on with: python -m src fit --ckpt_path {last}"
     )
     assert last.is_file()
+
+
+def test_a_run_that_saved_nothing_says_only_that_it_was_interrupted(go, monkeypatch):
+    @functools.wraps(Trainer.fit)
+    def interrupted(*_, **__):
+        raise SystemExit(1)  # as Lightning does
+
+    monkeypatch.setattr(Trainer, "fit", interrupted)
+    said = go(FIT)
+    assert (said.code, said.err) == (75, "error: interrupted\n")

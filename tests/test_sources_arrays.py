@@ -7,6 +7,7 @@ import pytest
 from src.data.rows import FREE, Signature
 from src.data.sources.arrays import Arrays, Joined, read_arrays
 from src.data.sources.rules import are_classes, fits_float32
+from tests.conftest import refused
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 3)).astype(np.float32)
@@ -28,13 +29,6 @@ def save(request, tmp_path):
         return str(path)
 
     return write
-
-
-def refused(call):
-    with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_rows_come_back_as_they_were(save):

@@ -9,6 +9,7 @@ import pytest
 
 from src.data.rows import Signature
 from src.data.sources.table import Table, read_table
+from tests.conftest import refused
 
 CSV = """age,city,income,bought
 31,Rome,1000.5,yes
@@ -26,13 +27,6 @@ def save(tmp_path):
         return str(path)
 
     return write
-
-
-def refused(call):
-    with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def same(a, b):
