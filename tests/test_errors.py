@@ -112,7 +112,7 @@ def refused(go, tmp_path):
     "--data.partition.fracs [0.5,0.5,0.5]": "`data.partition.fracs` [0.5, 0.5, 0.5] sum to 1.5: give positive ones that sum to 1; val and test may be 0",
     "--data.partition KFold --data.partition.fold 5": "`data.partition` is fold 5 of 5: count from 0; give 3 folds or more, or 2 if val or test, not both, is published",
     "--data.partition KFold --data.partition.num_folds 2000": "class '0' has 178 of the 2000 distinct rows it needs: add rows, leave it out, or change `data.partition`",
-    "--model.net.dropout 1.5": "`model.net.dropout` has 1.5: it must be at least 0 and under 1",
+    "--model.net.dropout 1.5": "`model.net.dropout` is 1.5, not in [0, 1)",
     "--model.net.hidden_dims [0]": "`model.net.hidden_dims` has 0: it must be a positive number",
     "--model.net.activation rleu": "`model.net.activation` has 'rleu', which is none of relu, leaky_relu, elu, selu, gelu, silu, tanh, sigmoid, identity",
     "--model.net.activation [relu]": "`model.net.activation` is a list of 1, not of 2: give one value for all layers, or one for each",
@@ -327,7 +327,7 @@ def test_checkpoints_and_new_rows(go, refused, tmp_path):
     )
     for typed, line in {
         f"test {digits} --model.net.hidden_dims [5]": unfit + 'Unexpected key(s) in state_dict: "net.hidden.4.weight", "net.hidden.4.bias".',
-        f"test {digits} --model.net ConvNet": unfit + 'Missing key(s) in state_dict: "net.stem.0.0.weight", ...',
+        f"test {digits} --model.net ConvNet": unfit + 'Missing key(s) in state_dict: "net.stages.0.0.0.weight", ...',
         f"test {digits} --data.batchsize 3": f"`data.batchsize`: there is no such option; did you mean batch_size? {DATA}",
         f"test --ckpt_path {tmp_path}/other.ckpt": "checkpoint {tmp}/other.ckpt was not written by this project: it has no config",
         f"test --ckpt_path {tmp_path}/cut.ckpt": "checkpoint {tmp}/cut.ckpt is damaged, or no checkpoint",

@@ -115,6 +115,7 @@ def attached(model, source=None):
     trainer._data_connector.attach_datamodule(model, datamodule=data)
     data.setup("fit")
     model.configure_model()
+    model.on_train_epoch_start()
     return model, data
 
 

@@ -270,7 +270,7 @@ def test_resnet18_is_plain_torch():
         out, expected = net.train(training)(x), reference.train(training)(x)
         assert out.shape == (2, 10)
         torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
-    assert torch.equal(net.stem[0][1].running_var, reference[1].running_var)
+    assert torch.equal(net.stages[0][0][1].running_var, reference[1].running_var)
 
 
 def test_small_signal_net_is_plain_torch():
@@ -316,7 +316,7 @@ def test_each_stage_has_its_options():
 )
 def test_groups_have_16_channels_or_more(dim: int, groups: int):
     net = ConvNet((1, 9), 2, widths=(), stem_width=dim, norm="group")
-    assert net.stem[0][1].num_groups == groups
+    assert net.stages[0][0][1].num_groups == groups
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
@@ -340,9 +340,9 @@ def test_convnet_reads_float32_in_any_precision(dtype: torch.dtype):
 def test_residual_branches_start_at_0(norm: str):
     net = ConvNet((4, 8), 3, widths=(4, 4), strides=1, stem_width=4, norm=norm)
     x = torch.randn(2, 4, 8).abs()
-    assert torch.equal(net.stages(x), x)
+    assert torch.equal(net.stages[1:](x), x)
     net(x).sum().backward()
-    last = net.stages[0].branch[2][1].weight
+    last = net.stages[1].branch[2][1].weight
     assert last.grad.count_nonzero() > 0  # it starts there, but moves
 
 
@@ -365,7 +365,7 @@ def test_signals_keep_their_size_through_ten_layers(name: str):
 
 def test_the_stem_reads_no_activation():
     net = ConvNet((64, 20), 2, widths=(64,), stem_width=1024, block="plain")
-    stem, plain = net.stem[0][0].weight, net.stages[0][0].weight
+    stem, plain = (stage[0][0].weight for stage in net.stages)
     assert stem.var().item() * stem[0].numel() == pytest.approx(1.0, rel=0.02)
     assert plain.var().item() * plain[0].numel() == pytest.approx(2.0, rel=0.02)
 
@@ -458,11 +458,11 @@ NAMES = "relu, leaky_relu, elu, selu, gelu, silu, tanh, sigmoid, identity"
         ),
         (
             *(MLP, (3,), {"dropout": 1.0}),
-            "`model.net.dropout` has 1: it must be at least 0 and under 1",
+            "`model.net.dropout` is 1, not in [0, 1)",
         ),
         (
             *(MLP, (3,), {"dropout": -0.5}),
-            "`model.net.dropout` has -0.5: it must be at least 0 and under 1",
+            "`model.net.dropout` is -0.5, not in [0, 1)",
         ),
         (
             *(ConvNet, (13,), {}),
@@ -534,7 +534,7 @@ def test_options_on_a_command_line():
         *("--model.net.widths", "[8,16]", "--model.net.depths", "[2,1]"),
         *("--model.net.block", "[plain,residual]", "--model.net.kernel", "5"),
     )
-    assert len(net.stages) == 5
+    assert len(net.stages) == 4
     assert net(torch.randn(2, 1, 16)).shape == (2, 3)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import Any
 
 import lightning.pytorch as L
 import torch
 import torch.distributed as dist
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -23,27 +23,13 @@ from src.models.schedules import PER_STEP, WarmupCosine, resume
 from src.nets.net import Net
 from src.nets.normalize import Normalize
 
-NetCallable = Callable[[tuple[int, ...], int, tuple[int, ...]], Net]
-OptimizerCallable = Callable[[Iterable], Optimizer]
-SchedulerCallable = Callable[[Optimizer], LRScheduler]
-
-
-class Results(NamedTuple):
-    """What a model said of a whole split, on the CPU, in the order of the rows.
-
-    Args:
-        scores: `(N, K)` probabilities of the classes, or `(N, K)` values in their original units.
-        y: `(N,)` int64 classes, or `(N, K)` values in their original units; `None` for new rows.
-        row: `(N,)` int64 number of each row in the source.
-    """
-
-    scores: Tensor
-    y: Tensor | None
-    row: Tensor
-
 
 class Model(L.LightningModule):
     """Normalize and a net, trained by a loss.
+
+    `results` holds, for each evaluated split, on the CPU and in the order of the rows: `(N, K)`
+    probabilities of the classes, or values in their original units; `y` alike; `(N,)` int64 number
+    of each row in the source.
 
     Args:
         net: The net; `python -m src list` names the nets. Its input and output sizes come from the
@@ -56,35 +42,29 @@ class Model(L.LightningModule):
         compile: Whether `torch.compile` compiles the net.
     """
 
-    net: Net
-
     def __init__(
         self,
-        net: NetCallable,
-        optimizer: OptimizerCallable,
-        scheduler: SchedulerCallable | None = None,
+        net: Callable[[tuple[int, ...], int, tuple[int, ...]], Net],
+        optimizer: Callable[[Iterable], Optimizer],
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         augment: list[Augmentation] | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__()
         self.make_net, self.make_optimizer, self.make_scheduler = net, optimizer, scheduler
         self.augmentations, self.compiles = augment or [], compile
-        self.results: dict[str, Results] = {}
-        self._parts: list[tuple[Tensor, Tensor | None, Tensor]] = []
-        self.sums = torch.zeros(2)  # no buffer: of these, each rank has its own
-        self.num_seen = 0  # train rows of this epoch
+        self.results: dict[str, tuple[Tensor, Tensor | None, Tensor]] = {}
+        self.outputs: list[tuple[Tensor, Tensor | None, Tensor]] = []  # of a split's batches
+        self.old_schedules: list[dict[str, Any]] = []  # states in the checkpoint
 
     def configure_model(self) -> None:
         """Builds the layers, whose sizes and statistics come from the data."""
-        if "net" in self._modules:
+        if hasattr(self, "net"):
             return
-        precision, strategy = self.trainer.precision, self.trainer.strategy
-        if precision in ("16-true", "bf16-true") or (
-            isinstance(strategy, FSDPStrategy) and "16" in precision
-        ):
+        if self.trainer.precision_plugin.convert_input(torch.ones(1)).dtype.itemsize < 4:
             raise ValueError(
-                f"`trainer.precision` {precision} would round raw rows: use 32-true, or a mixed "
-                "one without fsdp"
+                f"`trainer.precision` {self.trainer.precision} would round raw rows: use 32-true, "
+                "or a mixed one without fsdp"
             )
         data: DataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         self.seed, shape = data.seed, data.signature.in_shape
@@ -103,6 +83,7 @@ class Model(L.LightningModule):
         Raises:
             ValueError: The data is of another task.
         """
+        raise NotImplementedError
 
     def losses(self, out: Tensor, y: Tensor) -> Tensor:
         """Loss of each row: `(B, out_dim), y -> (B,)`."""
@@ -133,12 +114,11 @@ class Model(L.LightningModule):
         """One batch of any split; its mean loss in training."""
         x, y, row = batch
         if split != "train":
-            self._parts.append((self(x), y, row))
+            self.outputs.append((self(x), y, row))
             return None
         assert y is not None
-        x, weights = augment(
-            self.normalize(x), row, self.seed, self.current_epoch, self.augmentations
-        )
+        x = self.normalize(x)
+        x, weights = augment(x, row, self.seed, self.current_epoch, self.augmentations)
         out = self.net(x)
         losses = self.losses(out, y)
         if weights is not None:
@@ -160,9 +140,18 @@ class Model(L.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         self.step(batch, "predict")
 
+    def on_train_start(self) -> None:
+        self.on_train_epoch_start()  # comes not where a run is gone on with amid an epoch
+        loop = self.trainer.fit_loop
+        amid_epoch = not loop.epoch_loop.batch_progress.is_last_batch
+        num_epochs = loop.epoch_progress.current.ready - amid_epoch
+        for config in self.trainer.lr_scheduler_configs:
+            num_steps = self.trainer.global_step if config.interval == "step" else num_epochs
+            resume(config.scheduler, num_steps, self.old_schedules)
+
     def on_train_epoch_start(self) -> None:
-        self.sums = torch.zeros(2, device=self.device)
-        self.num_seen = 0
+        self.sums = torch.zeros(2, device=self.device)  # no buffer: each rank has its own
+        self.num_seen = 0  # train rows of this epoch
 
     def on_train_epoch_end(self) -> None:
         totals = torch.tensor([*self.sums, self.num_seen], device=self.device)
@@ -171,35 +160,25 @@ class Model(L.LightningModule):
             self._log("train", {"loss": loss / seen, **self.running(hit / seen)})
 
     def on_validation_epoch_end(self) -> None:
-        self._finish("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._finish("test")
-
-    def on_predict_epoch_end(self) -> None:
-        self._finish("predict")
-
-    def _finish(self, split: str) -> None:
-        out, y, row = self._gather()
-        scores = self.scores(out).cpu()
-        self.results[split] = Results(scores, y, row)
+        """Puts all ranks' outputs in the order of the rows, so that every rank logs the same."""
+        trainer = self.trainer
+        split = "test" if trainer.testing else "predict" if trainer.predicting else "val"
+        ranks: list[Any] = [self.outputs]
+        if trainer.world_size > 1:
+            ranks = [None] * trainer.world_size
+            dist.all_gather_object(ranks, move_data_to_device(self.outputs, torch.device("cpu")))
+        self.outputs = []
+        outs, ys, rows = zip(*chain(*ranks), strict=True)
+        row, order = torch.cat(rows).cpu().sort()
+        out = torch.cat(outs).float().cpu()[order].to(self.device)
+        scores, y = self.scores(out).cpu(), None
         if split != "predict":
-            assert y is not None
-            loss = self.losses(out, y.to(out.device)).mean().cpu()
+            y = torch.cat(ys).cpu()[order]
+            loss = self.losses(out, y.to(self.device)).mean()
             self._log(split, {"loss": loss, **self.metrics(scores, y)})
+        self.results[split] = scores, y, row
 
-    def _gather(self) -> tuple[Tensor, Tensor | None, Tensor]:
-        """All ranks' outputs in the order of the rows, so that every rank computes the same."""
-        parts, self._parts = self._parts, []
-        if self.trainer.world_size > 1:
-            ranks: list[Any] = [None] * self.trainer.world_size
-            dist.all_gather_object(ranks, move_data_to_device(parts, torch.device("cpu")))
-            parts = [part for rank in ranks for part in rank]
-        outs, ys, rows = zip(*parts, strict=True)
-        row = torch.cat(rows).cpu()
-        order = row.argsort()
-        y = None if ys[0] is None else torch.cat(ys).cpu()[order]
-        return torch.cat(outs).float().to(self.device)[order.to(self.device)], y, row[order]
+    on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
 
     def _log(self, split: str, values: dict[str, Tensor]) -> None:
         if not torch.isfinite(values["loss"]):
@@ -209,40 +188,34 @@ class Model(L.LightningModule):
             )
         self.log_dict({f"{split}/{name}": value for name, value in values.items()})
 
-    def _optimization(self, parameters: Iterable) -> tuple[Optimizer, LRScheduler | None]:
-        """What the config says of optimizer and schedule."""
-        optimizer = self.make_optimizer(parameters)
-        return optimizer, self.make_scheduler(optimizer) if self.make_scheduler else None
-
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer, scheduler = self._optimization(self.parameters())
+        optimizer = self.make_optimizer(self.parameters())
         # A fused optimizer would unscale gradients itself, and Lightning not clip them before that.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-        if scheduler is None:
+        optimizer.param_groups[0]["optimizer"] = type(optimizer).__name__
+        optimizer.register_load_state_dict_pre_hook(memory_alone)
+        if self.make_scheduler is None:
             return optimizer
-        interval = "step" if isinstance(scheduler, PER_STEP) else "epoch"
-        how = {"scheduler": scheduler, "interval": interval, "strict": False}
+        scheduler = self.make_scheduler(optimizer)
         if isinstance(scheduler, WarmupCosine):
             scheduler.plan(self.trainer.estimated_stepping_batches)
         data: DataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         validates = self.trainer.limit_val_batches and len(data.split.val)
-        how["monitor"] = "val/loss" if validates else "train/loss"  # of ReduceLROnPlateau
+        how = {
+            "scheduler": scheduler,
+            "interval": "step" if isinstance(scheduler, PER_STEP) else "epoch",
+            "monitor": "val/loss" if validates else "train/loss",  # of ReduceLROnPlateau
+            "strict": False,
+        }
         return {"optimizer": optimizer, "lr_scheduler": how}  # type: ignore[return-value]
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        for optimizer in self.trainer.optimizers:
-            checkpoint["optimizer"] = type(optimizer).__name__, optimizer.defaults["lr"]
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the optimizer's memory and the place in the schedule; the config says the rest.
+        """Keeps Lightning from restoring schedules: `on_train_start` does, by the config."""
+        self.old_schedules, checkpoint["lr_schedulers"] = checkpoint["lr_schedulers"], []
 
-        Lightning would restore the old learning rate, weight decay and so on.
-        """
-        if self.trainer.state.fn != "fit":
-            return
-        optimizer, scheduler = self._optimization([nn.Parameter(torch.zeros(1, 1))])
-        checkpoint["lr_schedulers"] = [resume(scheduler, checkpoint)] if scheduler else []
-        [options], [state] = optimizer.param_groups, checkpoint["optimizer_states"]
-        state["param_groups"][0] |= {**options, "params": state["param_groups"][0]["params"]}
-        if checkpoint["optimizer"][0] != type(optimizer).__name__:
-            state["state"] = {}
+
+def memory_alone(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """What an optimizer takes from a checkpoint: no option, and no memory of another optimizer."""
+    groups = optimizer.state_dict()["param_groups"]
+    same = state["param_groups"][0].get("optimizer") == groups[0]["optimizer"]
+    return {"state": state["state"] if same else {}, "param_groups": groups}

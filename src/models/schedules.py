@@ -37,7 +37,8 @@ class WarmupCosine(LRScheduler):
         if total_steps == math.inf:
             raise ValueError("WarmupCosine needs an end: set `trainer.max_epochs` or `max_steps`")
         self.total_steps = total_steps
-        self.load_state_dict(self.state_dict())
+        self.last_epoch = -1
+        self._initial_step()
 
     def get_lr(self) -> list[float | Tensor]:
         warmup = int(self.warmup_frac * self.total_steps)
@@ -48,39 +49,22 @@ class WarmupCosine(LRScheduler):
             factor = self.final_frac + (1 - self.final_frac) * (1 + math.cos(math.pi * done)) / 2
         return [base_lr * factor for base_lr in self.base_lrs]
 
-    def state_dict(self) -> dict[str, int]:
-        """Where the run is, and not how long it is or how high the peak: the config says that."""
-        return {"last_epoch": self.last_epoch}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.last_epoch = state_dict["last_epoch"] - 1
-        self._initial_step()  # a step that sets the rates and expects no optimizer step before it
-
 
 PER_STEP = (WarmupCosine, OneCycleLR, CyclicLR)  # the others step once an epoch
 
 
-def resume(scheduler: LRScheduler, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """State of a new schedule that is as far as a checkpoint; sets the rates of its optimizer.
-
-    So a schedule goes by what the config says of it now, whatever it was before.
-    """
-    if isinstance(scheduler, WarmupCosine):
-        return {"last_epoch": checkpoint["global_step"]}
+def resume(scheduler: LRScheduler, num_steps: int, saved: list[dict[str, Any]]) -> None:
+    """Brings a new schedule to where the run is; it goes by its own options, not those `saved`."""
     if isinstance(scheduler, ReduceLROnPlateau):
-        [old] = checkpoint["lr_schedulers"] or [{}]
-        if "num_bad_epochs" in old:
-            rate = checkpoint["optimizer_states"][0]["param_groups"][0]["lr"]
-            scheduler.optimizer.param_groups[0]["lr"] *= rate / checkpoint["optimizer"][1]
-        seen = ("best", "num_bad_epochs", "cooldown_counter")
-        return scheduler.state_dict() | {name: old[name] for name in seen if name in old}
-    loop = checkpoint["loops"]["fit_loop"]
-    amid_epoch = not loop["epoch_loop.batch_progress"]["is_last_batch"]
-    num_steps = loop["epoch_progress"]["current"]["ready"] - amid_epoch
-    if isinstance(scheduler, PER_STEP):
-        num_steps = checkpoint["global_step"]
+        [group] = scheduler.optimizer.param_groups
+        scheduler.base_lrs = [group["lr"]]
+        for old in saved:
+            if "num_bad_epochs" in old:
+                group["lr"] *= old["_last_lr"][0] / old["base_lrs"][0]
+                for name in ("best", "num_bad_epochs", "cooldown_counter"):
+                    setattr(scheduler, name, old[name])
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # no step of the optimizer comes between
         for _ in range(num_steps):
             scheduler.step()
-    return scheduler.state_dict()

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from src.nets.net import HEAD_SCALE, Net, activation_of, for_each, init_, odd, positive
+from src.nets.net import HEAD_SCALE, Net, activation_of, each, init_
 
 Block = Literal["residual", "plain"]
 LAYERS = {1: (nn.Conv1d, nn.BatchNorm1d), 2: (nn.Conv2d, nn.BatchNorm2d)}  # by axes of a kernel
@@ -34,15 +34,16 @@ class Residual(nn.Module):
     """
 
     def __init__(
-        self, conv: Callable, activation: str, in_dim: int, dim: int, kernel: int, stride: int
+        self, conv: Callable, after: str, in_dim: int, dim: int, kernel: int, stride: int
     ) -> None:
         super().__init__()
-        first, last = conv(in_dim, dim, kernel, stride), conv(dim, dim, kernel, 1)
+        first = conv(after, in_dim, dim, kernel, stride)
+        last = conv(after, dim, dim, kernel, 1)
         nn.init.zeros_(last[1].weight)
-        self.branch = nn.Sequential(first, activation_of(activation), last)
+        self.branch = nn.Sequential(first, activation_of(after), last)
         same = stride == 1 and in_dim == dim
-        self.shortcut = nn.Identity() if same else conv(in_dim, dim, 1, stride)
-        self.activation = activation_of(activation)
+        self.shortcut = nn.Identity() if same else conv(after, in_dim, dim, 1, stride)
+        self.activation = activation_of(after)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.activation(self.branch(x) + self.shortcut(x))
@@ -87,32 +88,34 @@ class ConvNet(Net):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        axes = len(in_shape) - 1
+        axes, count = len(in_shape) - 1, len(widths)
         if axes not in LAYERS or any(num_categories):
             raise ValueError(
                 "`model.net` ConvNet takes signals (C, L) and images (C, H, W), "
                 f"not rows of shape {tuple(in_shape)}: use MLP"
             )
-        positive(widths=widths, depths=depths, strides=strides)
-        positive(stem_width=stem_width, stem_stride=stem_stride)
-        odd(kernel=kernel, stem_kernel=stem_kernel)
-        layer = partial(conv_norm, axes, norm)
-        first = layer("identity", in_shape[0], stem_width, stem_kernel, stem_stride)
-        self.stem = nn.Sequential(first, activation_of(activation))
-        self.stages, in_dim = nn.Sequential(), stem_width
-        options = {"depths": depths, "kernel": kernel, "strides": strides, "block": block}
-        lists = (for_each(len(widths), option, value) for option, value in options.items())
-        for dim, depth, size, stride, kind in zip(widths, *lists, strict=True):
-            for i in range(depth):
-                shape = (in_dim, dim, size, stride if i == 0 else 1)
+        stages = zip(  # the stem is the first
+            each("stem_width", stem_width, 1) + each("widths", widths, count),
+            [1, *each("depths", depths, count)],
+            each("stem_kernel", stem_kernel, 1, odd=True) + each("kernel", kernel, count, odd=True),
+            each("stem_stride", stem_stride, 1) + each("strides", strides, count),
+            ["plain", *each("block", block, count)],
+            strict=True,
+        )
+        conv, in_dim, after = partial(conv_norm, axes, norm), in_shape[0], "identity"
+        self.stages = nn.Sequential()
+        for dim, depth, size, first_stride, kind in stages:
+            for stride in [first_stride] + [1] * (depth - 1):
                 if kind == "residual":
-                    self.stages.append(Residual(partial(layer, activation), activation, *shape))
+                    layer: nn.Module = Residual(conv, after, in_dim, dim, size, stride)
                 else:
-                    self.stages.extend([layer(activation, *shape), activation_of(activation)])
-                in_dim = dim
+                    plain = conv(after, in_dim, dim, size, stride)
+                    layer = nn.Sequential(plain, activation_of(activation))
+                self.stages.append(layer)
+                in_dim, after = dim, activation
         self.head = init_(nn.Linear(in_dim, out_dim), activation, HEAD_SCALE)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stages(self.stem(x.to(self.head.weight.dtype)))
+        x = self.stages(x.to(self.head.weight.dtype))
         out: Tensor = self.head(x.flatten(2).mean(2))
         return out

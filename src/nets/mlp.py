@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.nets.net import HEAD_SCALE, Net, activation_of, for_each, init_, positive, share
+from src.nets.net import HEAD_SCALE, Net, activation_of, each, init_
 
 NORMS = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
@@ -24,8 +24,9 @@ class Columns(nn.Module):
     def __init__(self, num_categories: tuple[int, ...], embed: bool) -> None:
         super().__init__()
         num = torch.tensor(num_categories)
-        indices = ((num == 0).nonzero()[:, 0], num.nonzero()[:, 0], num[num > 0])
-        self.numeric, self.coded, self.counts = (nn.Buffer(i, persistent=False) for i in indices)
+        self.numeric = nn.Buffer((num == 0).nonzero()[:, 0], persistent=False)
+        self.coded = nn.Buffer(num.nonzero()[:, 0], persistent=False)
+        self.counts = nn.Buffer(num[num > 0], persistent=False)
         counts = self.counts.tolist()
         dims = [min(50, round(1.6 * k**0.56)) for k in counts]  # fastai's rule of thumb
         self.encoders: Iterable[Callable[[Tensor], Tensor]]
@@ -69,16 +70,17 @@ class MLP(Net):
         categorical: Literal["embedding", "onehot"] = "embedding",
     ) -> None:
         super().__init__()
-        positive(hidden_dims=hidden_dims)
-        share(dropout=dropout)
-        names = for_each(len(hidden_dims), "activation", activation)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"`model.net.dropout` is {dropout:g}, not in [0, 1)")
+        widths = each("hidden_dims", hidden_dims, len(hidden_dims))
+        names = each("activation", activation, len(hidden_dims))
         self.inputs: nn.Module = nn.Flatten()
         dim, after = math.prod(in_shape), "identity"
         if any(num_categories):
             self.inputs = Columns(num_categories, embed=categorical == "embedding")
             dim = self.inputs.dim
         self.hidden = nn.Sequential()
-        for width, name in zip(hidden_dims, names, strict=True):
+        for width, name in zip(widths, names, strict=True):
             linear = init_(nn.Linear(dim, width, bias=norm == "none"), after)
             layers = (linear, NORMS[norm](width), activation_of(name), nn.Dropout(dropout))
             self.hidden.extend(layers)

@@ -1,8 +1,6 @@
-"""What every net is, and what the nets share: activations, their initialisation, options."""
+"""What every net is, and what nets share: activations, their initialisation, lists of options."""
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -59,25 +57,20 @@ def init_(layer: L, after: str, scale: float = 1.0) -> L:
     return layer
 
 
-def check(must_be: str, fine: Callable[[Any], bool], **options: Any) -> None:
-    """Refuses options that have, or list, a number that isn't fine."""
-    for option, value in options.items():
-        for number in value if isinstance(value, Sequence) else [value]:
-            if not fine(number):
-                raise ValueError(f"`model.net.{option}` has {number:g}: it must be {must_be}")
+def each(option: str, value: Any, count: int, odd: bool = False) -> list[Any]:
+    """The value of an option for each of `count` layers, given as one for all or one for each.
 
-
-positive = partial(check, "a positive number", lambda number: number > 0)
-odd = partial(check, "a positive odd number", lambda number: number > 0 and number % 2)
-share = partial(check, "at least 0 and under 1", lambda number: 0 <= number < 1)
-
-
-def for_each(count: int, option: str, value: Any) -> list[Any]:
-    """The value of an option for each of `count` layers, given as one for all or one for each."""
+    Raises:
+        ValueError: The list is too short or too long, or a number isn't positive, or isn't `odd`.
+    """
     values = [value] * count if isinstance(value, int | str) else list(value)
     if len(values) != count:
         raise ValueError(
             f"`model.net.{option}` is a list of {len(values)}, not of {count}: "
             "give one value for all layers, or one for each"
         )
+    allowed = "a positive odd number" if odd else "a positive number"
+    for item in values:
+        if not isinstance(item, str) and (item < 1 or (odd and item % 2 == 0)):
+            raise ValueError(f"`model.net.{option}` has {item}: it must be {allowed}")
     return values
