@@ -115,7 +115,7 @@ def attached(model, source=None):
     trainer._data_connector.attach_datamodule(model, datamodule=data)
     data.setup("fit")
     model.configure_model()
-    model.on_train_epoch_start()
+    model.on_train_start()
     return model, data
 
 
@@ -285,6 +285,10 @@ def test_a_resumed_plateau_keeps_its_reductions_and_takes_another_rate(tmp_path)
     path = saved(tmp_path, SGD, PLATEAU, epochs=3)
     _, rest = train(partial(SGD, lr=0.1), PLATEAU, 5, path)
     assert rates(rest) == [0.05] * 4 + [0.025] * 4
+    again = Save(tmp_path / "again.ckpt", amid_epoch=True)
+    train(SGD, PLATEAU, 4, path, [again])
+    _, rest = train(partial(SGD, lr=0.1), PLATEAU, 5, again.path)
+    assert rates(rest) == [0.05] * 4
 
 
 def test_lbfgs_gets_its_closure():

@@ -1,7 +1,9 @@
-"""Augmentations of whole training batches, on their device, pure in (seed, epoch, row): each draws
-from a hash of these and not from a generator. So no order or size of batches, number of devices or
-earlier draw changes a row (only Mixup's
-partner is of its batch), and a resumed run sees what an unbroken one would have seen."""
+"""Augmentations of whole training batches, on their device, pure in (seed, epoch, row).
+
+Each draws from a hash of these and not from a generator. So no order or size of batches, number of
+devices or earlier draw changes a row (only Mixup's partner is of its batch), and a resumed run sees
+what an unbroken one would have seen.
+"""
 
 from __future__ import annotations
 
@@ -163,8 +165,8 @@ def check(
 ) -> None:
     """Raises ValueError if rows of this shape and these categories can't take an augmentation."""
     for a in augmentations:
-        name, fine = type(a).__name__, len(in_shape) >= a.least_axes
-        require(fine, f"{name} takes no rows of shape {in_shape}: drop it")
+        name, fits = type(a).__name__, len(in_shape) >= a.least_axes
+        require(fits, f"{name} takes no rows of shape {in_shape}: drop it")
         require(not any(num_categories), f"{name} would change the codes of categories: drop it")
     require(sum(isinstance(a, Mixup) for a in augmentations) < 2, "Mixup is there twice: keep one")
 

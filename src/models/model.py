@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -141,7 +141,8 @@ class Model(L.LightningModule):
         self.step(batch, "predict")
 
     def on_train_start(self) -> None:
-        self.on_train_epoch_start()  # comes not where a run is gone on with amid an epoch
+        self.sums = torch.zeros(2, device=self.device)  # no buffer: each rank has its own
+        self.num_seen = 0  # train rows of this epoch
         loop = self.trainer.fit_loop
         amid_epoch = not loop.epoch_loop.batch_progress.is_last_batch
         num_epochs = loop.epoch_progress.current.ready - amid_epoch
@@ -149,15 +150,12 @@ class Model(L.LightningModule):
             num_steps = self.trainer.global_step if config.interval == "step" else num_epochs
             resume(config.scheduler, num_steps, self.old_schedules)
 
-    def on_train_epoch_start(self) -> None:
-        self.sums = torch.zeros(2, device=self.device)  # no buffer: each rank has its own
-        self.num_seen = 0  # train rows of this epoch
-
     def on_train_epoch_end(self) -> None:
         totals = torch.tensor([*self.sums, self.num_seen], device=self.device)
         loss, hit, seen = self.trainer.strategy.reduce(totals, reduce_op="sum").cpu()
         if seen:  # a run may be gone on with after an epoch's last batch
             self._log("train", {"loss": loss / seen, **self.running(hit / seen)})
+        self.sums, self.num_seen = torch.zeros_like(self.sums), 0
 
     def on_validation_epoch_end(self) -> None:
         """Puts all ranks' outputs in the order of the rows, so that every rank logs the same."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -13,8 +12,7 @@ from src.data.module import DataModule
 from src.data.statistics import Statistics, fit
 from src.models.model import Model
 
-LOSSES: dict[str, Callable[..., Tensor]]
-LOSSES = {"mse": F.mse_loss, "huber": F.huber_loss, "mae": F.l1_loss}
+LOSSES: dict[str, Any] = {"mse": F.mse_loss, "huber": F.huber_loss, "mae": F.l1_loss}
 
 
 class Regressor(Model):
@@ -43,7 +41,8 @@ class Regressor(Model):
 
     def losses(self, out: Tensor, y: Tensor) -> Tensor:
         scaled = (y - self.target_mean) / self.target_std
-        return self.loss(out, scaled, reduction="none").mean(1)
+        losses: Tensor = self.loss(out, scaled, reduction="none")
+        return losses.mean(1)
 
     def hits(self, out: Tensor, y: Tensor) -> Tensor:
         return (self.scores(out) - y).square().mean(1)

@@ -61,6 +61,7 @@ def resume(scheduler: LRScheduler, num_steps: int, saved: list[dict[str, Any]]) 
         for old in saved:
             if "num_bad_epochs" in old:
                 group["lr"] *= old["_last_lr"][0] / old["base_lrs"][0]
+                scheduler._last_lr = [group["lr"]]
                 for name in ("best", "num_bad_epochs", "cooldown_counter"):
                     setattr(scheduler, name, old[name])
         return

@@ -56,9 +56,6 @@ class ConvNet(Net):
     Where a stage has an option of its own, a list has one value for each, a number is for all.
 
     Args:
-        in_shape: Shape of one row, `(C, L)` or `(C, H, W)`.
-        out_dim: Number of outputs.
-        num_categories: Empty, as signals and images have no categorical columns.
         widths: Channels of each stage.
         depths: Number of blocks of a stage.
         kernel: Size of the convolutions of a stage, odd.
@@ -89,7 +86,7 @@ class ConvNet(Net):
     ) -> None:
         super().__init__()
         axes, count = len(in_shape) - 1, len(widths)
-        if axes not in LAYERS or any(num_categories):
+        if axes not in LAYERS:
             raise ValueError(
                 "`model.net` ConvNet takes signals (C, L) and images (C, H, W), "
                 f"not rows of shape {tuple(in_shape)}: use MLP"

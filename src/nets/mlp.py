@@ -48,9 +48,6 @@ class MLP(Net):
     """A multi-layer perceptron, `(B, *in_shape) -> (B, out_dim)`: linear without hidden layers.
 
     Args:
-        in_shape: Shape of one row; its values are flattened.
-        out_dim: Number of outputs.
-        num_categories: Number of codes of each column of a table, 0 for a numeric column.
         hidden_dims: Width of each hidden layer.
         activation: One name for all hidden layers, or a list with one for each.
         dropout: Share of each hidden layer's values set to 0 in training, in [0, 1).

@@ -26,7 +26,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 class Net(nn.Module):
     """A function of normalized rows, `(B, *in_shape) -> (B, out_dim)`, that knows of no training.
 
-    A subclass is built as `net(in_shape, out_dim, num_categories)` and adds options of its own.
+    A subclass is built as `net(in_shape, out_dim, num_categories)` and adds options of its own:
+    `in_shape` has no batch axis, and a column of a table has that many codes, 0 if it is numeric.
     """
 
 
