@@ -49,8 +49,7 @@ class Classifier(Model):
 
     def losses(self, out: Tensor, y: Tensor) -> Tensor:
         out = out.to(torch.promote_types(out.dtype, torch.float32))  # bfloat16 has 3 digits
-        weight = self.weight.to(out.dtype)
-        smoothing = self.label_smoothing
+        weight, smoothing = self.weight.to(out.dtype), self.label_smoothing
         return F.cross_entropy(out, y, weight, reduction="none", label_smoothing=smoothing)
 
     def hits(self, out: Tensor, y: Tensor) -> Tensor:

@@ -42,6 +42,14 @@ class Model(L.LightningModule):
         compile: Whether `torch.compile` compiles the net.
     """
 
+    # What a subclass adds:
+    build: Callable[[DataModule], None]  # what the loss needs of the data; ValueError: none such
+    losses: Callable[[Tensor, Tensor], Tensor]  # of each row: `(B, out_dim), y -> (B,)`
+    hits: Callable[[Tensor, Tensor], Tensor]  # what `running` needs of each row: `-> (B,)`
+    running: Callable[[Tensor], dict[str, Tensor]]  # train metric by name, of the mean of `hits`
+    scores: Callable[[Tensor], Tensor]  # probabilities or original units, `(B, out_dim)` both
+    metrics: Callable[[Tensor, Tensor], dict[str, Tensor]]  # scores and y of a split -> by name
+
     def __init__(
         self,
         net: Callable[[tuple[int, ...], int, tuple[int, ...]], Net],
@@ -76,34 +84,6 @@ class Model(L.LightningModule):
         self.build(data)
         if self.compiles:
             self.net.compile()
-
-    def build(self, data: DataModule) -> None:
-        """Builds what the loss needs from the data.
-
-        Raises:
-            ValueError: The data is of another task.
-        """
-        raise NotImplementedError
-
-    def losses(self, out: Tensor, y: Tensor) -> Tensor:
-        """Loss of each row: `(B, out_dim), y -> (B,)`."""
-        raise NotImplementedError
-
-    def hits(self, out: Tensor, y: Tensor) -> Tensor:
-        """What the running metric of the train split sums: `(B, out_dim), y -> (B,)`."""
-        raise NotImplementedError
-
-    def running(self, mean_hit: Tensor) -> dict[str, Tensor]:
-        """The metric of the train split by name, from the mean of `hits`."""
-        raise NotImplementedError
-
-    def scores(self, out: Tensor) -> Tensor:
-        """Probabilities, or values in their original units: `(B, out_dim) -> (B, out_dim)`."""
-        raise NotImplementedError
-
-    def metrics(self, scores: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Metrics of a whole split by name; one value each."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Raw rows to logits, or to scaled values: `(B, *in_shape) -> (B, out_dim)`."""

@@ -37,8 +37,7 @@ class Residual(nn.Module):
         self, conv: Callable, after: str, in_dim: int, dim: int, kernel: int, stride: int
     ) -> None:
         super().__init__()
-        first = conv(after, in_dim, dim, kernel, stride)
-        last = conv(after, dim, dim, kernel, 1)
+        first, last = conv(after, in_dim, dim, kernel, stride), conv(after, dim, dim, kernel, 1)
         nn.init.zeros_(last[1].weight)
         self.branch = nn.Sequential(first, activation_of(after), last)
         same = stride == 1 and in_dim == dim
@@ -103,12 +102,11 @@ class ConvNet(Net):
         self.stages = nn.Sequential()
         for dim, depth, size, first_stride, kind in stages:
             for stride in [first_stride] + [1] * (depth - 1):
+                shape = (after, in_dim, dim, size, stride)
                 if kind == "residual":
-                    layer: nn.Module = Residual(conv, after, in_dim, dim, size, stride)
+                    self.stages.append(Residual(conv, *shape))
                 else:
-                    plain = conv(after, in_dim, dim, size, stride)
-                    layer = nn.Sequential(plain, activation_of(activation))
-                self.stages.append(layer)
+                    self.stages.append(nn.Sequential(conv(*shape), activation_of(activation)))
                 in_dim, after = dim, activation
         self.head = init_(nn.Linear(in_dim, out_dim), activation, HEAD_SCALE)
 
