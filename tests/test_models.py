@@ -291,6 +291,13 @@ def test_a_resumed_plateau_keeps_its_reductions_and_takes_another_rate(tmp_path)
     assert rates(rest) == [0.05] * 4
 
 
+def test_a_checkpoint_of_weights_alone_can_be_tested(tmp_path):
+    trainer, data = fit(model := Classifier(net=net, optimizer=adam), epochs=1)
+    trainer.save_checkpoint(tmp_path / "x.ckpt", weights_only=True)
+    found = trainer.test(model, data, tmp_path / "x.ckpt", verbose=False, weights_only=True)
+    assert found[0]["test/acc"] > 0.5
+
+
 def test_lbfgs_gets_its_closure():
     trainer, _ = train(partial(torch.optim.LBFGS, line_search_fn="strong_wolfe"))
     assert trainer.callback_metrics["val/r2"] > 0.9

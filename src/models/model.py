@@ -189,7 +189,8 @@ class Model(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps Lightning from restoring schedules: `on_train_start` does, by the config."""
-        self.old_schedules, checkpoint["lr_schedulers"] = checkpoint["lr_schedulers"], []
+        self.old_schedules = checkpoint.get("lr_schedulers", [])
+        checkpoint["lr_schedulers"] = []
 
 
 def memory_alone(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:

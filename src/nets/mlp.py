@@ -1,9 +1,8 @@
 """A multi-layer perceptron, for tables, vectors and anything small."""
 
 import math
-from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +28,7 @@ class Columns(nn.Module):
         self.counts = nn.Buffer(num[num > 0], persistent=False)
         counts = self.counts.tolist()
         dims = [min(50, round(1.6 * k**0.56)) for k in counts]  # fastai's rule of thumb
-        self.encoders: Iterable[Callable[[Tensor], Tensor]]
-        self.encoders = [partial(F.one_hot, num_classes=k) for k in counts]
+        self.encoders: Any = [partial(F.one_hot, num_classes=k) for k in counts]
         if embed:
             self.encoders = nn.ModuleList(map(nn.Embedding, counts, dims))
         for table in self.parameters():
