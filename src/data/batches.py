@@ -28,7 +28,7 @@ class Batches:
     """Iterates over one split; the order is a pure function of (seed, epoch, rank).
 
     Args:
-        x: `(N, *in_shape)` all rows of the source: a tensor, or an array indexed batch by batch.
+        x: `(N, *in_shape)` all rows: a tensor, or an array or its like, indexed batch by batch.
         y: `(N, ...)` labels of all rows, or `None`.
         index: `(M,)` int64 rows of this split.
         batch_size: Rows a batch and process, 1 or more.
@@ -51,13 +51,13 @@ class Batches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.x, self.y, self.index = x, y, torch.from_numpy(index)
+        self.x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+        self.y, self.index = y, torch.from_numpy(index)
         self.batch_size, self.seed = batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = self.position = 0
-        if seed is None:
-            self.num_rows = len(range(rank, len(index), world_size))
-        else:
+        self.num_rows = len(range(rank, len(index), world_size))
+        if seed is not None:
             self.num_rows = len(index) // world_size
             if self.num_rows % batch_size == 1 and self.num_rows > 1:
                 self.num_rows -= 1  # batch norm can't train on a single row
@@ -67,21 +67,20 @@ class Batches:
 
     def order(self) -> Tensor:
         """Rows that this rank visits in this epoch: `(num_rows,)` int64."""
-        if self.seed is None:
-            return self.index[self.rank :: self.world_size]
-        key = int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0])
-        generator = torch.Generator().manual_seed(key >> 1)
-        shuffled = self.index[torch.randperm(len(self.index), generator=generator)]
-        return shuffled[self.rank :: self.world_size][: self.num_rows]
+        index = self.index
+        if self.seed is not None:
+            sequence = np.random.SeedSequence((self.seed, self.epoch))
+            key = int(sequence.generate_state(1, np.uint64)[0])
+            generator = torch.Generator().manual_seed(key >> 1)
+            index = index[torch.randperm(len(index), generator=generator)]
+        return index[self.rank :: self.world_size][: self.num_rows]
 
     def __iter__(self) -> Iterator[Batch]:
         rows = torch.split(self.order(), self.batch_size)
-        if self.seed is None or self.position >= len(rows):  # an evaluation starts anew
-            self.position = 0
-        while self.position < len(rows):
-            row = rows[self.position]
-            self.position += 1
-            yield self._take(row)
+        starts_anew = self.seed is None or self.position >= len(rows)
+        for position in range(0 if starts_anew else self.position, len(rows)):
+            self.position = position + 1
+            yield self._take(rows[position])
         self.position = 0
 
     def _take(self, row: Tensor) -> Batch:
