@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,11 +25,12 @@ class Batch(NamedTuple):
     row: Tensor
 
 
+@dataclass(eq=False)
 class Batches:
     """Iterates over one split; the order is a pure function of (seed, epoch, rank).
 
     Args:
-        x: `(N, *in_shape)` all rows: a tensor, or an array or its like, indexed batch by batch.
+        x: `(N, *in_shape)` all rows: an array or its like, or a tensor on the GPU.
         y: `(N, ...)` labels of all rows, or `None`.
         index: `(M,)` int64 rows of this split.
         batch_size: Rows a batch and process, 1 or more.
@@ -37,37 +39,36 @@ class Batches:
         world_size: Number of processes. Each gets every `world_size`-th row. Training leaves out
             up to `world_size` - 1 rows an epoch, others each time, so that all take as many steps;
             evaluation sees each row exactly once, so shares may differ by one row.
+        epoch: The epoch, from 0; with `position` the state from which a run goes on.
+        position: Batches of it that were taken.
     """
 
+    x: Any
+    y: Tensor | None
+    index: np.ndarray
+    batch_size: int
+    seed: int | None = None
+    rank: int = 0
+    world_size: int = 1
+    epoch: int = 0
+    position: int = 0
     batch_sampler = None  # Lightning looks at both samplers of a loader
 
-    def __init__(
-        self,
-        x: Any,
-        y: Tensor | None,
-        index: np.ndarray,
-        batch_size: int,
-        seed: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
-        self.y, self.index = y, torch.from_numpy(index)
-        self.batch_size, self.seed = batch_size, seed
-        self.rank, self.world_size = rank, world_size
-        self.epoch = self.position = 0
-        self.num_rows = len(range(rank, len(index), world_size))
-        if seed is not None:
-            self.num_rows = len(index) // world_size
-            if self.num_rows % batch_size == 1 and self.num_rows > 1:
-                self.num_rows -= 1  # batch norm can't train on a single row
+    @property
+    def num_rows(self) -> int:
+        """Rows that this rank visits in an epoch."""
+        if self.seed is None:
+            return len(range(self.rank, len(self.index), self.world_size))
+        num_rows = len(self.index) // self.world_size
+        single = num_rows > 1 and num_rows % self.batch_size == 1
+        return num_rows - 1 if single else num_rows  # batch norm can't train on a single row
 
     def __len__(self) -> int:
         return -(-self.num_rows // self.batch_size)
 
     def order(self) -> Tensor:
         """Rows that this rank visits in this epoch: `(num_rows,)` int64."""
-        index = self.index
+        index = torch.from_numpy(self.index)
         if self.seed is not None:
             sequence = np.random.SeedSequence((self.seed, self.epoch))
             key = int(sequence.generate_state(1, np.uint64)[0])
@@ -88,7 +89,7 @@ class Batches:
             row = row.to(self.x.device)
             x = self.x[row]
         else:
-            x = torch.from_numpy(self.x[row.numpy()])
+            x = torch.from_numpy(self.x[row.numpy()])  # 1.3 to 3 times as fast as torch's indexing
         return Batch(x, None if self.y is None else self.y[row], row)
 
     @property
