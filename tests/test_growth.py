@@ -180,6 +180,18 @@ def test_a_checkpoint_brings_its_boundaries(table: Data) -> None:
 
 
 @pytest.mark.filterwarnings("default")
+def test_a_checkpoint_brings_its_statistics(table: Data, monkeypatch) -> None:
+    table.run(whole=True)
+    trained, folder = table.checkpoint, table.said.folder
+    table.grow(lines(20, 1, "ghi", ("azure", "red")))
+    monkeypatch.setattr("src.data.module.fit", None)  # train rows are not measured again
+    table.run("--ckpt_path", trained, command="test")
+    table.run("--ckpt_path", trained, "--trainer.max_epochs", 2, whole=True)
+    first, second = (json.loads((folder / f"statistics{n}.json").read_text()) for n in ("", "_2"))
+    assert first == second
+
+
+@pytest.mark.filterwarnings("default")
 def test_a_folder_that_is_read_only_is_one_warning(table: Data, monkeypatch) -> None:
     write = Path.write_text
 

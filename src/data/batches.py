@@ -39,8 +39,7 @@ class Batches:
         world_size: Number of processes. Each gets every `world_size`-th row. Training leaves out
             up to `world_size` - 1 rows an epoch, others each time, so that all take as many steps;
             evaluation sees each row exactly once, so shares may differ by one row.
-        epoch: The epoch, from 0; with `position` the state from which a run goes on.
-        position: Batches of it that were taken.
+        epoch: The epoch, from 0; with `position`, the batches taken of it, the state of a run.
     """
 
     x: Any

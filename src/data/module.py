@@ -121,16 +121,21 @@ class DataModule(L.LightningDataModule):
 
     def _batches(self, split: str) -> Batches:
         assert self.trainer is not None
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        index, train = getattr(self.split, split), split == "train"
         device = self.trainer.strategy.root_device
         # rows of `Arrays` that stay on disk are no plain array, and those on the GPU neither
         movable = self.device == "auto" and device.type == "cuda" and type(self.x) is np.ndarray
         if movable and self.x.nbytes < torch.cuda.mem_get_info(device)[0] / 3:
             self.x = torch.from_numpy(self.x).to(device)
             self.y = None if self.y is None else self.y.to(device)
-        batch_size, seed = (self.batch_size, self.seed) if train else (self.eval_batch_size, None)
-        return Batches(self.x, self.y, index, batch_size, seed, rank, world_size)
+        return Batches(
+            self.x,
+            self.y,
+            getattr(self.split, split),
+            self.batch_size if split == "train" else self.eval_batch_size,
+            self.seed if split == "train" else None,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+        )
 
     def train_dataloader(self) -> Batches:
         return self._batches("train")
