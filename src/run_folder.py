@@ -104,7 +104,7 @@ class RunFolder(L.Callback):
         for name, text in {
             "config.yaml": yaml.safe_dump(self.config, sort_keys=False),
             "partition.json": json.dumps(data.split.report, indent=1),
-            "statistics.json": json.dumps(data.statistics.to_json(), indent=1),
+            "statistics.json": json.dumps(vars(data.statistics), indent=1),
         }.items():
             self.written.append(_new(folder / name))
             self.written[-1].write_text(text)

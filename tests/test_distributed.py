@@ -4,11 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tests.conftest import ROOT
+from src.data.module import DataModule
+from src.data.partition import Stratified
+from src.data.sources import Digits
+from tests.conftest import ROOT, refused
 
 DDP = "--trainer.devices 2 --trainer.accelerator cpu --trainer.strategy ddp --trainer.logger false"
 
@@ -44,6 +48,20 @@ def test_two_processes_give_what_one_gives(go, tmp_path):
     assert states[0]["global_step"] == states[1]["global_step"]
     counts = json.loads((two / "partition.json").read_text())["counts"]
     assert counts["test"] % 2, "an odd number of rows, so a padded sampler would count one twice"
+
+
+def test_a_split_with_fewer_rows_than_processes_is_refused():
+    data = DataModule(Digits(), Stratified(fracs=(0.99, 0.01, 0)))
+    data.setup("fit")
+    num_val = len(data.split.val)
+    for world_size in (1, num_val):
+        data.trainer = SimpleNamespace(world_size=world_size, predicting=False)
+        data.setup("fit")  # a split without rows is not evaluated
+    data.trainer.world_size = num_val + 1
+    assert refused(lambda: data.setup("fit")) == (
+        f"val has {num_val} of the {num_val + 1} rows it needs, one a process: add rows, or lower "
+        "`trainer.devices`"
+    )
 
 
 def test_train_metrics_are_those_of_all_ranks(go, tmp_path):

@@ -328,6 +328,7 @@ def test_checkpoints_and_new_rows(go, refused, tmp_path):
     for typed, line in {
         f"test {digits} --model.net.hidden_dims [5]": unfit + 'Unexpected key(s) in state_dict: "net.hidden.4.weight", "net.hidden.4.bias".',
         f"test {digits} --model.net ConvNet": unfit + 'Missing key(s) in state_dict: "net.stages.0.0.0.weight", ...',
+        f"test {digits} --data.source Wine": "rows of Wine (13,) differ from those of the checkpoint (1, 8, 8) in shape, classes or features: give its `data.source`",
         f"test {digits} --data.batchsize 3": f"`data.batchsize`: there is no such option; did you mean batch_size? {DATA}",
         f"test --ckpt_path {tmp_path}/other.ckpt": "checkpoint {tmp}/other.ckpt was not written by this project: it has no config",
         f"test --ckpt_path {tmp_path}/cut.ckpt": "checkpoint {tmp}/cut.ckpt is damaged, or no checkpoint",

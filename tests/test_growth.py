@@ -180,6 +180,18 @@ def test_a_checkpoint_brings_its_boundaries(table: Data) -> None:
 
 
 @pytest.mark.filterwarnings("default")
+def test_a_checkpoint_brings_its_statistics(table: Data, monkeypatch) -> None:
+    table.run(whole=True)
+    trained, folder = table.checkpoint, table.said.folder
+    table.grow(lines(20, 1, "ghi", ("azure", "red")))
+    monkeypatch.setattr("src.data.module.fit", None)  # train rows are not measured again
+    table.run("--ckpt_path", trained, command="test")
+    table.run("--ckpt_path", trained, "--trainer.max_epochs", 2, whole=True)
+    first, second = (json.loads((folder / f"statistics{n}.json").read_text()) for n in ("", "_2"))
+    assert first == second
+
+
+@pytest.mark.filterwarnings("default")
 def test_a_folder_that_is_read_only_is_one_warning(table: Data, monkeypatch) -> None:
     write = Path.write_text
 
@@ -193,7 +205,7 @@ def test_a_folder_that_is_read_only_is_one_warning(table: Data, monkeypatch) -> 
     (line,) = table.said.err.splitlines()
     assert line == (
         f"warning: {table.sidecar} can't be written (Permission denied): rows may move when the "
-        "data grows; set `data.partition.keep` to another file"
+        "data grows"
     )
     assert not table.sidecar.exists()
 
@@ -242,7 +254,7 @@ def test_a_published_test_is_kept_and_its_duplicates_are_dropped(
     said = go("fit --config", data.config)
     assert said.code == 2
     assert said.err == (
-        "error: 2 exact duplicates across splits, such as row 7 = row 60 of test, row 50 = row 63 "
+        "error: 2 exact duplicates across splits, such as row 7 = 60 of test, row 50 = 63 "
         "of test: set `data.partition.duplicates` to drop or allow\n"
     )
     data.lines = [str(row) for row in range(75)]

@@ -28,7 +28,7 @@ def make(sizes: list[int], seed: int = 0, **fields) -> Rows:
 
 
 def take(rows: Rows, index: np.ndarray) -> Rows:
-    arrays = ("groups", "times", "published", "ids", "names")
+    arrays = ("groups", "times", "published", "ids")
     taken = {a: v[index] for a in arrays if (v := getattr(rows, a)) is not None}
     return Rows(rows.x[index], rows.y[index], rows.signature, **taken)
 
@@ -237,7 +237,7 @@ def test_other_options_have_boundaries_of_their_own_and_coming_back_works() -> N
         assert not np.array_equal(where(other.split(rows, kept), 90), where(first, 90))
         kept = other.split(rows, kept).kept
     assert len(kept) == 5
-    again = Stratified(duplicates="drop", keep=None).split(grown, kept)
+    again = Stratified(duplicates="drop").split(grown, kept)
     assert np.array_equal(where(again, 180)[:90], where(first, 90))
     assert again.kept == kept
 
@@ -477,11 +477,11 @@ def with_duplicates() -> Rows:
 def test_duplicates_across_splits_are_an_error() -> None:
     rows = with_duplicates()
     assert message(Stratified(), rows) == (
-        "4 exact duplicates across splits, such as row 0 = row 11 of test, row 20 = row 10 of "
-        "test, row 21 = row 10 of test: set `data.partition.duplicates` to drop or allow"
+        "4 exact duplicates across splits, such as row 0 = 11 of test, row 20 = 10 of "
+        "test, row 21 = 10 of test: set `data.partition.duplicates` to drop or allow"
     )
     rows.names = np.array([f"{i}.png" for i in range(60)])
-    assert "such as 0.png = 11.png of test, 20.png = 10.png of" in message(Stratified(), rows)
+    assert "such as row 0.png = 11.png of test, row 20.png = 10" in message(Stratified(), rows)
 
 
 def test_duplicates_are_dropped_from_train_first() -> None:
@@ -559,14 +559,12 @@ def test_boundaries_are_kept_in_a_file(tmp_path: Path) -> None:
     save_kept(path, kept)
     assert load_kept(path) == kept
     assert list(path.parent.iterdir()) == [path]
+    assert Source().keep_path() is None
 
-    class Here(Source):
-        def keep_path(self) -> Path:
-            return path
+    class Own(Source):
+        path = tmp_path / "a.csv"
 
-    assert Stratified().keep_path(Here()) == path
-    assert Stratified(keep="other.json").keep_path(Here()) == Path("other.json")
-    assert Stratified(keep=None).keep_path(Here()) is None
+    assert Own().keep_path() == tmp_path / "a.csv.partition.json"
 
 
 DAMAGED = ["", "{", "[1]", '"x"', '{"a": 3}', '{"a": [1]}', "\x00\xff", '{"a": {"b": [1, "2"]}}']

@@ -156,7 +156,7 @@ def test_a_memory_map_is_read_in_chunks(tmp_path) -> None:
 def test_json_keeps_every_bit() -> None:
     x = np.random.default_rng(6).standard_normal((1000, 50)).astype(np.float32)
     fitted = fit(x, rows(1000))
-    fields = json.loads(json.dumps(fitted.to_json()))
+    fields = json.loads(json.dumps(vars(fitted)))
     assert Statistics(**{name: tuple(values) for name, values in fields.items()}) == fitted
 
 

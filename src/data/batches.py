@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,11 +25,12 @@ class Batch(NamedTuple):
     row: Tensor
 
 
+@dataclass(eq=False)
 class Batches:
     """Iterates over one split; the order is a pure function of (seed, epoch, rank).
 
     Args:
-        x: `(N, *in_shape)` all rows of the source: a tensor, or an array indexed batch by batch.
+        x: `(N, *in_shape)` all rows: an array or its like, or a tensor on the GPU.
         y: `(N, ...)` labels of all rows, or `None`.
         index: `(M,)` int64 rows of this split.
         batch_size: Rows a batch and process, 1 or more.
@@ -37,51 +39,48 @@ class Batches:
         world_size: Number of processes. Each gets every `world_size`-th row. Training leaves out
             up to `world_size` - 1 rows an epoch, others each time, so that all take as many steps;
             evaluation sees each row exactly once, so shares may differ by one row.
+        epoch: The epoch, from 0; with `position`, the batches taken of it, the state of a run.
     """
 
+    x: Any
+    y: Tensor | None
+    index: np.ndarray
+    batch_size: int
+    seed: int | None = None
+    rank: int = 0
+    world_size: int = 1
+    epoch: int = 0
+    position: int = 0
     batch_sampler = None  # Lightning looks at both samplers of a loader
 
-    def __init__(
-        self,
-        x: Any,
-        y: Tensor | None,
-        index: np.ndarray,
-        batch_size: int,
-        seed: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.x, self.y, self.index = x, y, torch.from_numpy(index)
-        self.batch_size, self.seed = batch_size, seed
-        self.rank, self.world_size = rank, world_size
-        self.epoch = self.position = 0
-        if seed is None:
-            self.num_rows = len(range(rank, len(index), world_size))
-        else:
-            self.num_rows = len(index) // world_size
-            if self.num_rows % batch_size == 1 and self.num_rows > 1:
-                self.num_rows -= 1  # batch norm can't train on a single row
+    @property
+    def num_rows(self) -> int:
+        """Rows that this rank visits in an epoch."""
+        if self.seed is None:
+            return len(range(self.rank, len(self.index), self.world_size))
+        num_rows = len(self.index) // self.world_size
+        single = num_rows > 1 and num_rows % self.batch_size == 1
+        return num_rows - 1 if single else num_rows  # batch norm can't train on a single row
 
     def __len__(self) -> int:
         return -(-self.num_rows // self.batch_size)
 
     def order(self) -> Tensor:
         """Rows that this rank visits in this epoch: `(num_rows,)` int64."""
-        if self.seed is None:
-            return self.index[self.rank :: self.world_size]
-        key = int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0])
-        generator = torch.Generator().manual_seed(key >> 1)
-        shuffled = self.index[torch.randperm(len(self.index), generator=generator)]
-        return shuffled[self.rank :: self.world_size][: self.num_rows]
+        index = torch.from_numpy(self.index)
+        if self.seed is not None:
+            sequence = np.random.SeedSequence((self.seed, self.epoch))
+            key = int(sequence.generate_state(1, np.uint64)[0])
+            generator = torch.Generator().manual_seed(key >> 1)
+            index = index[torch.randperm(len(index), generator=generator)]
+        return index[self.rank :: self.world_size][: self.num_rows]
 
     def __iter__(self) -> Iterator[Batch]:
         rows = torch.split(self.order(), self.batch_size)
-        if self.seed is None or self.position >= len(rows):  # an evaluation starts anew
-            self.position = 0
-        while self.position < len(rows):
-            row = rows[self.position]
-            self.position += 1
-            yield self._take(row)
+        starts_anew = self.seed is None or self.position >= len(rows)
+        for position in range(0 if starts_anew else self.position, len(rows)):
+            self.position = position + 1
+            yield self._take(rows[position])
         self.position = 0
 
     def _take(self, row: Tensor) -> Batch:
@@ -89,7 +88,7 @@ class Batches:
             row = row.to(self.x.device)
             x = self.x[row]
         else:
-            x = torch.from_numpy(self.x[row.numpy()])
+            x = torch.from_numpy(self.x[row.numpy()])  # 1.3 to 3 times as fast as torch's indexing
         return Batch(x, None if self.y is None else self.y[row], row)
 
     @property

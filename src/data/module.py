@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +11,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from src.data.batches import Batches
-from src.data.partition import Partition, Stratified, load_kept, save_kept
+from src.data.partition import Partition, Split, Stratified, load_kept, save_kept
 from src.data.reading import read_rows
-from src.data.rows import Rows, Signature, Source
+from src.data.rows import SPLITS, Rows, Signature, Source
 from src.data.statistics import Statistics, fit
 
 
@@ -52,8 +51,10 @@ class DataModule(L.LightningDataModule):
         self.normalize, self.device, self.predict_path = normalize, device, predict_path
         self.seed = 0  # of the order of the train rows; the CLI gives it `seed_everything`
         self.trained_on: dict[str, Any] = {}  # `state_dict` of the checkpoint that is gone on with
-        self.rows: Rows | None = None
-        self.names: Sequence[Any] | np.ndarray = ()  # of the rows, or of the new rows
+        self.rows: Rows | None = None  # none while new rows are predicted
+        self.x: Any = None  # of `rows`, or new ones; on the GPU where they fit
+        self.y: Any = None
+        self.names: Any = None
 
     @property
     def _reads_new_rows(self) -> bool:
@@ -65,70 +66,73 @@ class DataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         if self.trained_on:
-            self.signature = Signature.from_json(self.trained_on["signature"])
+            self.signature = Signature(**self.trained_on["signature"])
+            self.statistics = Statistics(**self.trained_on["statistics"])
         if self._reads_new_rows:
             assert self.predict_path
-            self.new_rows, self.names = read_rows(Path(self.predict_path), self.signature)
+            self.x, self.names = read_rows(Path(self.predict_path), self.signature)
+            none = np.arange(0)
+            self.split = Split(none, none, np.arange(len(self.x)), {}, {})
+            self.rows = self.y = None
         elif self.rows is None:
             self._load()
+        for name, index in zip(SPLITS, self.split[:3], strict=True):
+            if self.trainer and 0 < len(index) < self.trainer.world_size:
+                what = f"{name} has {len(index)} of the {self.trainer.world_size} rows it needs"
+                raise ValueError(f"{what}, one a process: add rows, or lower `trainer.devices`")
 
     def _load(self) -> None:
-        self.source.group_by, self.source.time_by = self.partition.group_by, self.partition.time_by
-        rows = self.source.load(self.signature if self.trained_on else None)
+        source, trained_on = self.source, self.trained_on
+        source.group_by, source.time_by = self.partition.group_by, self.partition.time_by
+        rows = source.load(self.signature if trained_on else None)
         if not rows.signature.class_names:
             rows.y = rows.y.reshape(len(rows), -1)
-        for option, found in (("group_by", rows.groups), ("time_by", rows.times)):
-            if getattr(self.partition, option) and found is None:
-                raise ValueError(
-                    f"`data.partition.{option}` names a column, and {type(self.source).__name__} "
-                    "has none: leave it out"
-                )
-        path = self.partition.keep_path(self.source)
+        path = source.keep_path()
         kept = load_kept(path) if path else {}
-        self.split = self.partition.split(rows, kept | self.trained_on.get("kept", {}))
-        if path and not self.trained_on and self.split.kept != kept:
-            rank_zero_only(save_kept)(path, self.split.kept)
-        if self.trained_on:
-            self._compare(self.split.report)
-        self.signature, self.statistics = rows.signature, self._measure(rows)
-        self.x = torch.from_numpy(rows.x) if isinstance(rows.x, np.ndarray) else rows.x
-        self.y, self.rows = torch.from_numpy(rows.y), rows
-        self.names = range(len(rows)) if rows.names is None else rows.names
+        self.split = self.partition.split(rows, kept | trained_on.get("kept", {}))
+        if trained_on:
+            self._compare(rows)
+        else:
+            if path and self.split.kept != kept:
+                rank_zero_only(save_kept)(path, self.split.kept)
+            self.signature, self.statistics = rows.signature, self._measure(rows)
+        self.rows, self.names, self.x, self.y = rows, rows.names, rows.x, torch.from_numpy(rows.y)
 
-    def _compare(self, report: dict[str, Any]) -> None:
-        """Warns of what makes the test rows other than those that the model never saw."""
-        if self.trained_on["fingerprint"] != report["fingerprint"]:
-            rank_zero_warn("the data is not that of the checkpoint: its fingerprint differs")
-        if report["key"] not in self.trained_on["kept"]:
-            rank_zero_warn(
-                "the partition is not that of the checkpoint: test rows may be rows that it was "
-                "trained on"
+    def _compare(self, rows: Rows) -> None:
+        """Refuses rows that the model can't take; warns of test rows that it may have seen."""
+        if rows.signature != self.signature:
+            raise ValueError(
+                f"rows of {type(self.source).__name__} {rows.signature.in_shape} differ from those "
+                f"of the checkpoint {self.signature.in_shape} in shape, classes or features: give "
+                "its `data.source`"
             )
+        if self.trained_on["fingerprint"] != self.split.report["fingerprint"]:
+            rank_zero_warn("the data is not that of the checkpoint: its fingerprint differs")
+        if self.split.report["key"] not in self.trained_on["kept"]:
+            what = "the partition is not that of the checkpoint"
+            rank_zero_warn(f"{what}: test rows may be rows that it was trained on")
 
     def _measure(self, rows: Rows) -> Statistics:
         signature = rows.signature
         if self.normalize == "none":
             return Statistics.identity(signature.in_shape[0])
-        categorical = [i for i, codes in enumerate(signature.num_categories) if codes]
+        categorical = np.flatnonzero(signature.num_categories).tolist()
         return fit(rows.x, self.split.train, categorical, signature.feature_names)
-
-    def _fits(self, device: torch.device) -> bool:
-        """Whether all rows can live on the device; those of `Arrays` that stay on disk can't."""
-        if self.device != "auto" or device.type != "cuda" or type(self.rows.x) is not np.ndarray:  # type: ignore[union-attr]
-            return False
-        return bool(self.x.is_cuda or self.x.nbytes < torch.cuda.mem_get_info(device)[0] / 3)
 
     def _batches(self, split: str) -> Batches:
         assert self.trainer is not None
-        train, device = split == "train", self.trainer.strategy.root_device
-        if self._fits(device):
-            self.x, self.y = self.x.to(device), self.y.to(device)
+        device = self.trainer.strategy.root_device
+        # rows of `Arrays` that stay on disk are no plain array, and those on the GPU neither
+        movable = self.device == "auto" and device.type == "cuda" and type(self.x) is np.ndarray
+        if movable and self.x.nbytes < torch.cuda.mem_get_info(device)[0] / 3:
+            self.x = torch.from_numpy(self.x).to(device)
+            self.y = None if self.y is None else self.y.to(device)
         return Batches(
             self.x,
             self.y,
             getattr(self.split, split),
-            self.batch_size if train else self.eval_batch_size,
-            self.seed if train else None,
+            self.batch_size if split == "train" else self.eval_batch_size,
+            self.seed if split == "train" else None,
             self.trainer.global_rank,
             self.trainer.world_size,
         )
@@ -143,22 +147,16 @@ class DataModule(L.LightningDataModule):
         return self._batches("test") if len(self.split.test) else []
 
     def predict_dataloader(self) -> Batches:
-        if not self._reads_new_rows:
-            if not len(self.split.test):
-                raise ValueError("there are no test rows to predict: give --data.predict_path")
-            return self._batches("test")
-        assert self.trainer is not None
-        x, index = self.new_rows, np.arange(len(self.new_rows))
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        return Batches(x, None, index, self.eval_batch_size, None, rank, world)
+        if not len(self.split.test):
+            raise ValueError("there are no test rows to predict: give --data.predict_path")
+        return self._batches("test")
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to read new rows, and to split grown data as before."""
-        if self.rows is None:
-            return self.trained_on
         report = self.split.report
         return {
-            "signature": self.signature.to_json(),
+            "signature": vars(self.signature),
+            "statistics": vars(self.statistics),
             "fingerprint": report["fingerprint"],
             "kept": {report["key"]: report["boundaries"]},
         }

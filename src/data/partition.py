@@ -11,10 +11,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from src.data.content import fingerprint, hash_names, hash_rows, uniform
-from src.data.rows import FREE, SPLITS, Rows, Source
+from src.data.rows import FREE, SPLITS, Rows
 
 __all__ = ["KFold", "Stratified"]
 
+TRAIN, VAL, TEST = range(len(SPLITS))
 Kept = dict[str, dict[str, list[Any]]]  # what defines a partition -> class -> its boundaries
 
 
@@ -39,7 +40,6 @@ class Partition:
         seed: Another seed divides the rows in another way.
         group_by: Column of groups: no group is in two splits.
         duplicates: For equal rows in two splits: `drop` takes them out of train, then val.
-        keep: File that keeps the boundaries; `auto`: beside the data; null: none.
     """
 
     time_by: str | None = None
@@ -50,16 +50,10 @@ class Partition:
         seed: int = 0,
         group_by: str | None = None,
         duplicates: Literal["error", "drop", "allow"] = "error",
-        keep: str | None = "auto",
     ) -> None:
-        self.seed, self.group_by, self.duplicates, self.keep = seed, group_by, duplicates, keep
+        self.seed, self.group_by, self.duplicates = seed, group_by, duplicates
 
-    def keep_path(self, source: Source) -> Path | None:
-        """The file of kept boundaries, if there is to be one."""
-        path = source.keep_path() if self.keep == "auto" else self.keep
-        return Path(path) if path else None
-
-    def _parts(self, published: list[str]) -> list[tuple[str, float]]:
+    def _parts(self, published: list[int]) -> list[tuple[int, float]]:
         """Split and share of each part of the other rows, from the lowest values to the highest."""
         raise NotImplementedError
 
@@ -68,9 +62,8 @@ class Partition:
         kept = kept or {}
         ids = hash_rows(rows.x) if rows.ids is None else rows.ids
         where = np.full(len(rows), FREE if rows.published is None else rows.published, np.int8)
-        published = [name for name in ("val", "test") if (where == SPLITS.index(name)).any()]
-        names, shares = zip(*self._parts(published), strict=True)
-        splits = np.array([SPLITS.index(name) for name in names], np.int8)
+        published = [split for split in (VAL, TEST) if (where == split).any()]
+        splits, shares = zip(*self._parts(published), strict=True)
         unit, values = self._units(rows, ids)
         of = self.group_by or self.time_by or rows.x.shape[1:]
         key = f"{unit}s of {of}, shares {shares}, seed {self.seed}, {rows.signature.target_names}"
@@ -79,10 +72,14 @@ class Partition:
             if owner not in boundaries:
                 boundaries[owner] = _draw(np.sort(values[members]), shares, unit, owner)
             bounds = np.array(boundaries[owner], values.dtype.type)
-            where[members] = splits[np.searchsorted(bounds, values[members], side="right")]
+            part = np.searchsorted(bounds, values[members], side="right")
+            where[members] = np.array(splits, np.int8)[part]
         if unit == "group" and published and len(torn := _behind(values, where)):
-            raise ValueError(f"the group of {_name(rows, torn[0])} is in a published split too")
-        self._drop_duplicates(rows, ids, where)
+            raise ValueError(f"the group of row {rows.names[torn[0]]} is in a published split too")
+        if self.duplicates != "allow" and len(behind := _behind(ids, where)):
+            if self.duplicates == "error":
+                raise ValueError(_duplicates(rows, ids, where, behind))
+            where[behind] = FREE
         index = {name: np.flatnonzero(where == split) for split, name in enumerate(SPLITS)}
         if not len(index["train"]):
             raise ValueError(f"train has none of the {len(rows)} rows: change `data.partition`")
@@ -99,30 +96,23 @@ class Partition:
     def _units(self, rows: Rows, ids: np.ndarray) -> tuple[str, np.ndarray]:
         """What is divided, and `(N,)` numbers or texts that say where each row goes."""
         given = {"group": rows.groups, "time": rows.times}
-        unit = " and ".join(unit for unit, v in given.items() if v is not None) or "row"
+        for name in ("group", "time"):
+            if getattr(self, f"{name}_by") and given[name] is None:
+                what = f"`data.partition.{name}_by` names a column, and the source has none"
+                raise ValueError(f"{what}: leave it out")
+        unit = " and ".join(name for name in given if given[name] is not None) or "row"
         if unit not in self.units:
             can = " or ".join(self.units)
             raise ValueError(f"`data.partition` divides by {can}, not {unit}: change either")
         if (values := given.get(unit)) is None:
             return unit, uniform(ids, self.seed)
         if (missing := (values != values) | (values == None)).any():  # noqa: E711
-            raise ValueError(f"{_name(rows, missing.argmax())} has no {unit}: fill it in")
+            raise ValueError(f"row {rows.names[missing.argmax()]} has no {unit}: fill it in")
         if unit == "group":
             return unit, uniform(hash_names(values), self.seed)
         if values.dtype.kind == "M":
             values = (values - np.datetime64(0, "s")) / np.timedelta64(1, "s")
         return unit, values.astype(float if values.dtype.kind in "biuf" else str)
-
-    def _drop_duplicates(self, rows: Rows, ids: np.ndarray, where: np.ndarray) -> None:
-        """Takes a row out of `where` if a later split has it too."""
-        if self.duplicates == "allow" or not len(behind := _behind(ids, where)):
-            return
-        if self.duplicates == "error":
-            pairs = [(r, np.argmax((ids == ids[r]) & (where > where[r]))) for r in behind[:3]]
-            shown = [f"{_name(rows, r)} = {_name(rows, t)} of {SPLITS[where[t]]}" for r, t in pairs]
-            what = f"{len(behind)} exact duplicates across splits, such as {', '.join(shown)}"
-            raise ValueError(f"{what}: set `data.partition.duplicates` to drop or allow")
-        where[behind] = FREE
 
 
 class Stratified(Partition):
@@ -147,9 +137,8 @@ class Stratified(Partition):
             what = f"`data.partition.fracs` {self.fracs} sum to {sum(self.fracs):g}"
             raise ValueError(f"{what}: give positive ones that sum to 1; val and test may be 0")
 
-    def _parts(self, published: list[str]) -> list[tuple[str, float]]:
-        every = zip(SPLITS, self.fracs, strict=True)
-        return [(name, frac) for name, frac in every if frac and name not in published]
+    def _parts(self, published: list[int]) -> list[tuple[int, float]]:
+        return [(i, frac) for i, frac in enumerate(self.fracs) if frac and i not in published]
 
 
 class KFold(Partition):
@@ -164,23 +153,23 @@ class KFold(Partition):
         super().__init__(**options)
         self.num_folds, self.fold = num_folds, fold
 
-    def _parts(self, published: list[str]) -> list[tuple[str, float]]:
-        held_out = [name for name in ("test", "val") if name not in published]
+    def _parts(self, published: list[int]) -> list[tuple[int, float]]:
+        held_out = [split for split in (TEST, VAL) if split not in published]
         if not 0 < len(held_out) < self.num_folds or not 0 <= self.fold < self.num_folds:
             rule = "count from 0; give 3 folds or more, or 2 if val or test, not both, is published"
             raise ValueError(f"`data.partition` is fold {self.fold} of {self.num_folds}: {rule}")
-        names = held_out + ["train"] * (self.num_folds - len(held_out))
-        return [(names[i - self.fold], 1 / self.num_folds) for i in range(self.num_folds)]
+        splits = held_out + [TRAIN] * (self.num_folds - len(held_out))
+        return [(splits[i - self.fold], 1 / self.num_folds) for i in range(self.num_folds)]
 
 
 def load_kept(path: Path) -> Kept:
     """Reads the boundaries that a file keeps: none if there is no file."""
+    if not path.exists():
+        return {}
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         return {key: {k: sorted(v) for k, v in strata.items()} for key, strata in kept.items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError):
         raise ValueError(f"{path} keeps no boundaries: restore it, or delete it") from None
 
 
@@ -191,8 +180,8 @@ def save_kept(path: Path, kept: Kept) -> None:
         temp.write_text(json.dumps(kept, indent=1), encoding="utf-8")
         temp.replace(path)
     except OSError as error:
-        what = f"can't be written ({error.strerror}): rows may move when the data grows"
-        warnings.warn(f"{path} {what}; set `data.partition.keep` to another file", stacklevel=2)
+        what = f"{path} can't be written ({error.strerror})"
+        warnings.warn(f"{what}: rows may move when the data grows", stacklevel=2)
 
 
 def _strata(rows: Rows, unit: str, free: np.ndarray) -> dict[str, np.ndarray]:
@@ -226,15 +215,19 @@ def _behind(keys: np.ndarray, where: np.ndarray) -> np.ndarray:
     """Rows whose key is in a later split too, ascending."""
     ordered = np.sort(keys)
     rows = np.flatnonzero(np.isin(keys, ordered[1:][ordered[1:] == ordered[:-1]]))
-    later = [np.isin(keys[rows], keys[rows[where[rows] > split]]) for split in range(len(SPLITS))]
+    later = [np.isin(keys[rows], keys[rows[where[rows] > split]]) for split in (TRAIN, VAL, TEST)]
     return rows[np.choose(where[rows], later)]
+
+
+def _duplicates(rows: Rows, ids: np.ndarray, where: np.ndarray, behind: np.ndarray) -> str:
+    """The error that counts rows which a later split has too, and shows three of them."""
+    pairs = [(r, int(np.argmax((ids == ids[r]) & (where > where[r])))) for r in behind[:3]]
+    shown = [f"row {rows.names[r]} = {rows.names[t]} of {SPLITS[where[t]]}" for r, t in pairs]
+    what = f"{len(behind)} exact duplicates across splits, such as {', '.join(shown)}"
+    return f"{what}: set `data.partition.duplicates` to drop or allow"
 
 
 def _count_classes(rows: Rows, index: np.ndarray) -> dict[str, int]:
     classes = rows.signature.class_names
-    counts = np.bincount(rows.y[index], minlength=len(classes)) if classes else np.array([])
-    return dict(zip(classes, counts.tolist(), strict=True))
-
-
-def _name(rows: Rows, row: Any) -> str:
-    return f"row {row}" if rows.names is None else str(rows.names[row])
+    counts = np.bincount(rows.y[index], minlength=len(classes)).tolist() if classes else []
+    return dict(zip(classes, counts, strict=True))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ FREE = -1  # in `Rows.published`: the partition may put this row where it likes
 
 @dataclass(frozen=True)
 class Signature:
-    """The meaning of a row, fixed when training starts. JSON types only: it travels in the
-    checkpoint, and new rows are read by it alone, without the source.
+    """The meaning of a row, fixed when training starts. It travels in the checkpoint, and new rows
+    are read by it alone, without the source.
 
     Args:
         in_shape: Shape of one row of `x`, without a batch axis: `(D,)` for a table or a vector,
@@ -43,19 +44,8 @@ class Signature:
     @property
     def num_categories(self) -> tuple[int, ...]:
         """Codes of each feature, the code 0 included; 0 for a numeric feature. Empty if none."""
-        if not self.categories:
-            return ()
-        values = [self.categories.get(name) for name in self.feature_names]
-        return tuple(0 if v is None else len(v) + 1 for v in values)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Signature:
-        categories = {name: tuple(values) for name, values in fields["categories"].items()}
-        sequences = {k: tuple(v) for k, v in fields.items() if k not in ("dtype", "categories")}
-        return cls(dtype=fields["dtype"], categories=categories, **sequences)
+        names = self.feature_names if self.categories else ()
+        return tuple(len(self.categories[n]) + 1 if n in self.categories else 0 for n in names)
 
 
 @dataclass
@@ -71,7 +61,7 @@ class Rows:
         published: `(N,)` int8 index into `SPLITS` for rows of a published split, else `FREE`.
         ids: `(N,)` uint64 hash of each row's content; computed from the bytes of `x` if `None`.
             A source whose codes change when the data grows (categories) gives its own.
-        names: `(N,)` a name of each row for messages (a file, say); the row number if `None`.
+        names: A name of each row for messages (a file, say); its number if empty.
     """
 
     x: np.ndarray
@@ -81,7 +71,11 @@ class Rows:
     times: np.ndarray | None = None
     published: np.ndarray | None = None
     ids: np.ndarray | None = None
-    names: np.ndarray | None = None
+    names: Sequence[Any] | np.ndarray = ()
+
+    def __post_init__(self) -> None:
+        if not len(self.names):
+            self.names = range(len(self))
 
     def __len__(self) -> int:
         return len(self.x)
@@ -115,5 +109,6 @@ class Source:
         raise NotImplementedError
 
     def keep_path(self) -> Path | None:
-        """Where the boundaries of the partition are kept between runs; `None` for bundled data."""
-        return None
+        """Where the boundaries of the partition are kept between runs: beside a source's `path`."""
+        path = getattr(self, "path", None)
+        return Path(f"{path}.partition.json") if path else None

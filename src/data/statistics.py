@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
 import numpy as np
 
@@ -31,9 +30,6 @@ class Statistics:
     def identity(cls, num_features: int) -> Statistics:
         """The statistics that change nothing, measured on no value."""
         return cls((0.0,) * num_features, (1.0,) * num_features, (0,) * num_features)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def fit(

@@ -17,7 +17,6 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from src.data.batches import Batch
 from src.data.module import DataModule
-from src.data.statistics import Statistics
 from src.models.augment import Augmentation, augment, check
 from src.models.schedules import PER_STEP, WarmupCosine, resume
 from src.nets.net import Net
@@ -77,9 +76,7 @@ class Model(L.LightningModule):
         data: DataModule = self.trainer.datamodule  # type: ignore[attr-defined]
         self.seed, shape = data.seed, data.signature.in_shape
         check(self.augmentations, shape, data.signature.num_categories)
-        # Without rows, a checkpoint brings the statistics of those it was trained on.
-        known = data.statistics if data.rows is not None else Statistics.identity(shape[0])
-        self.normalize = Normalize(shape, known.mean, known.std)
+        self.normalize = Normalize(shape, data.statistics.mean, data.statistics.std)
         self.net = self.make_net(shape, data.signature.out_dim, data.signature.num_categories)
         self.build(data)
         if self.compiles:

@@ -59,9 +59,6 @@ class Arrays(Source):
         groups, times = arrays.get("groups"), arrays.get("times")
         return Rows(x, y, signature, groups, times, published)
 
-    def keep_path(self) -> Path:
-        return Path(f"{self.path}.partition.json")
-
 
 def read_arrays(path: Path, signature: Signature) -> np.ndarray:
     """Reads new rows, `(N, *in_shape)`: a `.npy`, or `x` of a `.npz` or of a folder.

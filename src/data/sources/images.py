@@ -53,9 +53,6 @@ class Images(Source):
             raise ValueError(f"`data.source.resize` is {resize}: give pixels, 1 or more")
         self.form: Form = (size, channels)
 
-    def keep_path(self) -> Path | None:
-        return self.path.with_name(f"{self.path.name}.partition.json")
-
     def prepare(self) -> None:
         self._cached(self._list(), self.form)
 

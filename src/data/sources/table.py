@@ -59,9 +59,6 @@ class Table(Source):
             rows.times = cells.numbers(self.time_by)
         return rows
 
-    def keep_path(self) -> Path:
-        return Path(f"{self.path}.partition.json")
-
     def _labels(
         self, cells: Cells, signature: Signature | None
     ) -> tuple[np.ndarray, tuple[str, ...]]:
