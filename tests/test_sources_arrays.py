@@ -6,7 +6,7 @@ import pytest
 
 from src.data.rows import FREE, Signature
 from src.data.sources.arrays import Arrays, Joined, read_arrays
-from src.data.sources.rules import are_classes, fits_float32
+from src.data.sources.labels import are_classes, fits_float32
 from tests.conftest import refused
 
 RNG = np.random.default_rng(0)

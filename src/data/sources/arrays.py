@@ -8,7 +8,7 @@ from typing import Literal, cast
 import numpy as np
 
 from src.data.rows import FREE, SPLITS, Rows, Signature, Source
-from src.data.sources.rules import fits_float32, read_labels
+from src.data.sources.labels import fits_float32, read_labels
 from src.errors import hint
 
 KEYS = ("x", "y", "x_val", "y_val", "x_test", "y_test", "groups", "times")

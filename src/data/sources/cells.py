@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 MISSING = ("", "?", "na", "n/a", "#n/a", "<na>", "nan", "null")  # in lower case
-BLOCK = 10_000  # records that are lists of Python's strings at one time
 
 
 @dataclass
@@ -29,16 +28,17 @@ class Cells:
     Args:
         path: The file.
         frame: A column of strings for each column of the file.
-        places: Where each row is: its line in a CSV, its number from 1 in Parquet.
     """
 
     path: Path
     frame: pl.DataFrame
-    places: Sequence[int]
 
     def at(self, rows: Any) -> str:
-        """Where the first of the rows of a mask `(N,)` is."""
-        return f"{self.path}, row {self.places[int(np.argmax(rows))]}"
+        """Where the first of the rows of a mask `(N,)` is: the header of a CSV is row 1."""
+        row = int(np.argmax(rows))
+        if _is_parquet(self.path):
+            return f"{self.path}, row {row + 1}"
+        return f"{self.path}, row {next(islice(_records(self.path), row + 1, None))[0]}"
 
     def need(self, names: Iterable[str], key: str, columns: Sequence[str] = ()) -> None:
         """Raises `ValueError` for the first of the names that isn't among the columns."""
@@ -46,6 +46,17 @@ class Cells:
         for name in names:
             if name not in columns:
                 raise ValueError(f"{self.path} has no column `{name}` ({key}){hint(name, columns)}")
+
+    def full(self, name: str, key: str) -> pl.Series:
+        """A column that no row may miss."""
+        self.need([name], key)
+        column = self.frame[name]
+        if column.has_nulls():
+            raise ValueError(
+                f"{self.at(column.is_null())}: `{name}` ({key}) has no value, the first of "
+                f"{column.null_count()} such rows: fill the cells or delete the rows"
+            )
+        return column
 
     def values(self, name: str) -> tuple[str, ...]:
         """The distinct values, sorted."""
@@ -105,31 +116,32 @@ def read_cells(path: Path) -> Cells:
         raise ValueError(f"{path} needs polars: pip install polars  (the extra `table`)") from None
 
     text = pl.all().str.strip_chars().str.replace(r"^([+-]?\d+)\.0+$", "${1}")
-    if path.suffix.lower() == ".parquet":
+    if _is_parquet(path):
         try:
             frame = pl.read_parquet(path, glob=False).cast(pl.String)
         except pl.exceptions.PolarsError as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"{path} can't be read as Parquet: {reason}") from error
-        places: Sequence[int] = range(1, len(frame) + 1)
     else:
-        separator = _separator(path)
-        if separator == ";":
+        if _separator(path) == ";":
             text = text.str.replace(r"^([+-]?\d*),(\d+)$", "${1}.${2}")
-        records = _records(path, separator)
-        schema = dict.fromkeys(next(records)[1], pl.String)
-        blocks, places = [pl.DataFrame(schema=schema)], []
-        while block := list(islice(records, BLOCK)):
-            lines, rows = zip(*block, strict=True)
-            blocks.append(pl.DataFrame(list(zip(*rows, strict=True)), schema, orient="col"))
-            places += lines
-        frame = pl.concat(blocks)
+        records = (cells for _, cells in _records(path))
+        names = [name.strip() for name in next(records, [])]
+        if not names:
+            raise ValueError(f"{path} is empty")
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{path}: two columns are named `{twice[0]}`: rename one")
+        frame = pl.DataFrame(records, dict.fromkeys(names, pl.String), orient="row")
     if not len(frame):
         raise ValueError(f"{path} has no rows")
     lower = pl.all().str.to_lowercase()
     is_bool = lower.is_in(("true", "false"))  # True of pandas, TRUE of Excel, true of polars
     known = pl.when(is_bool).then(lower).when(~lower.is_in(MISSING)).then(pl.all())
-    return Cells(path, frame.select(text).select(known), places)
+    return Cells(path, frame.select(text).select(known))
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet"
 
 
 def _separator(path: Path) -> str:
@@ -139,30 +151,23 @@ def _separator(path: Path) -> str:
     return max(",;\t|", key=header.count)
 
 
-def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """The records of a CSV, the header first, each with the line of the file that it begins on."""
-    names: list[str] = []
+def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The records of a CSV that aren't blank, the header first, each with its number from 1."""
+    row = width = 0
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=separator, strict=True)
-        line = 1
+        reader = csv.reader(file, delimiter=_separator(path), strict=True)
         try:
-            for cells in reader:
-                if cells and not names:
-                    cells = names = [cell.strip() for cell in cells]
-                    if twice := [name for name in names if names.count(name) > 1]:
-                        raise ValueError(f"{path}: two columns are named `{twice[0]}`: rename one")
-                if cells and len(cells) != len(names):
+            for row, cells in enumerate(reader, 1):
+                width = width or len(cells)
+                if cells and len(cells) != width:
                     raise ValueError(
-                        f"{path}, row {line}: {len(cells)} cells, but the header has {len(names)}"
+                        f"{path}, row {row}: {len(cells)} cells, but the header has {width}"
                     )
                 if cells:
-                    yield line, cells
-                line = reader.line_num + 1
+                    yield row, cells
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{path} is neither text in UTF-8 nor .parquet: save it as one"
             ) from error
         except csv.Error as error:
-            raise ValueError(f"{path}, row {line}: {error}: is a quote left open?") from error
-    if not names:
-        raise ValueError(f"{path} is empty")
+            raise ValueError(f"{path}, row {row + 1}: {error}: is a quote left open?") from error

@@ -1,11 +1,9 @@
-"""Rules that tables and arrays share: what `y` is, and what float32 can hold."""
+"""What `y` is, and what float32 can hold: the same for tables and arrays."""
 
 import numpy as np
 
 from src.data.rows import Signature
 from src.errors import hint
-
-MAX_CLASSES = 20
 
 
 @np.errstate(invalid="ignore")  # inf % 1
@@ -58,17 +56,17 @@ def are_classes(y: np.ndarray) -> bool:
     """
     values = np.unique(y)
     is_range = bool((values == np.arange(len(values))).all())
-    return 2 * len(values) <= len(y) and (len(values) <= MAX_CLASSES or is_range)
+    return 2 * len(values) <= len(y) and (len(values) <= 20 or is_range)
 
 
 def _targets(y: np.ndarray, where: str) -> np.ndarray:
-    """The float32 targets of a regression."""
-    if len(bad := np.flatnonzero(~np.isfinite(y).reshape(len(y), -1).all(axis=1))):
+    columns = y.reshape(len(y), -1)
+    if len(bad := np.flatnonzero(~np.isfinite(columns).all(axis=1))):
         raise ValueError(
             f"{where} has {len(bad)} rows that are NaN or infinite, the first at index {bad[0]}: "
             "mend or delete them"
         )
-    if not all(map(fits_float32, y.reshape(len(y), -1).T)):
+    if not all(map(fits_float32, columns.T)):
         raise ValueError(
             f"{where} varies by less than float32 can hold: subtract a constant from it"
         )
