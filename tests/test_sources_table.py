@@ -284,7 +284,7 @@ MEND = "is no finite number and no date: mend or empty the cell, or train with t
         ("a,y\n1,\n2,u\n3,NA\n", {}, "{}, row 2: `y` (data.source.target) has no value, the first of 2 such rows: fill the cells or delete the rows"),
         ("a,y\n1,1.5\n2,2.5\n3,x\n", {}, f"{{}}, row 4: `x` in the numeric column `y` {MEND}"),
         ("a,y\n1,u\n2,v\n", {"task": "regression"}, f"{{}}, row 2: `u` in the numeric column `y` {MEND}"),
-        ("a,y\n1,u\n2,v\n", {"types": {"aa": "numeric"}}, "{} has no column `aa` (data.source.types); did you mean a? there are: a"),
+        ("a,y\n1,u\n2,v\n", {"types": {"aa": "numeric"}}, "{} has no column `aa` (data.source.types); did you mean a? there are: a, y"),
         ("a,y\n1,u\n2,v\n", {"drop": ["b"]}, "{} has no column `b` (data.source.drop); there are: a, y"),
         ("y\nu\nv\n", {}, "{} has no feature: `y` is the only column"),
         ("a,name,y\n" + WORDS, {}, "{}: column `name` has 30 values, 30 different texts: leave it out, --data.source.drop [name], or keep it, --data.source.types.name categorical"),

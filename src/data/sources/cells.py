@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -36,13 +36,13 @@ class Cells:
     def at(self, rows: Any) -> str:
         """Where the first of the rows of a mask `(N,)` is: the header of a CSV is row 1."""
         row = int(np.argmax(rows))
-        if _is_parquet(self.path):
+        if self.path.suffix.lower() == ".parquet":
             return f"{self.path}, row {row + 1}"
         return f"{self.path}, row {next(islice(_records(self.path), row + 1, None))[0]}"
 
-    def need(self, names: Iterable[str], key: str, columns: Sequence[str] = ()) -> None:
-        """Raises `ValueError` for the first of the names that isn't among the columns."""
-        columns = columns or self.frame.columns
+    def need(self, names: Iterable[str], key: str) -> None:
+        """Raises `ValueError` for the first of the names that is no column."""
+        columns = self.frame.columns
         for name in names:
             if name not in columns:
                 raise ValueError(f"{self.path} has no column `{name}` ({key}){hint(name, columns)}")
@@ -69,29 +69,28 @@ class Cells:
 
     def is_numeric(self, name: str) -> bool:
         """Whether there are values, and at least half of them are numbers or dates."""
-        return 0 < self.frame[name].count() >= 2 * int(self._parse(name)[1].sum())
+        return 0 < self.frame[name].count() <= 2 * int(np.isfinite(self._parse(name)).sum())
 
     def numbers(self, name: str) -> np.ndarray:
         """`(N,)` float64, NaN where missing; a `ValueError` for text and infinite numbers."""
-        numbers, is_text = self._parse(name)
-        if is_text.any():
-            value = short(self.frame[name][int(is_text.argmax())], 60)
+        numbers, column = self._parse(name), self.frame[name]
+        if (bad := ~np.isfinite(numbers) & column.is_not_null().to_numpy()).any():
+            value = short(column[int(bad.argmax())], 60)
             raise ValueError(
-                f"{self.at(is_text)}: `{value}` in the numeric column `{name}` is no finite number "
-                "and no date: mend or empty the cell, or train with the column as categorical "
+                f"{self.at(bad)}: `{value}` in the numeric column `{name}` is no finite number and "
+                "no date: mend or empty the cell, or train with the column as categorical "
                 "(`data.source.types`; of the target, `data.source.task`)"
             )
         return numbers
 
-    def _parse(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """`(N,)` numbers, NaN where there is none, and `(N,)` whether a cell is text."""
+    def _parse(self, name: str) -> np.ndarray:
+        """`(N,)` float64, NaN where a cell is missing or text."""
         column = self.frame[name]
         numbers = column.cast(float, strict=False)
         rest = column.filter(numbers.is_null()).drop_nulls().unique()
         if dates := {text: s for text in rest if (s := _seconds(text)) is not None}:
             numbers = numbers.fill_null(column.replace_strict(dates, default=None))
-        values = numbers.to_numpy() + 0.0  # -0.0 is 0.0
-        return values, ~np.isfinite(values) & column.is_not_null().to_numpy()
+        return numbers.to_numpy() + 0.0  # -0.0 is 0.0
 
 
 def _seconds(text: str) -> float | None:
@@ -116,7 +115,7 @@ def read_cells(path: Path) -> Cells:
         raise ValueError(f"{path} needs polars: pip install polars  (the extra `table`)") from None
 
     text = pl.all().str.strip_chars().str.replace(r"^([+-]?\d+)\.0+$", "${1}")
-    if _is_parquet(path):
+    if path.suffix.lower() == ".parquet":
         try:
             frame = pl.read_parquet(path, glob=False).cast(pl.String)
         except pl.exceptions.PolarsError as error:
@@ -138,10 +137,6 @@ def read_cells(path: Path) -> Cells:
     is_bool = lower.is_in(("true", "false"))  # True of pandas, TRUE of Excel, true of polars
     known = pl.when(is_bool).then(lower).when(~lower.is_in(MISSING)).then(pl.all())
     return Cells(path, frame.select(text).select(known))
-
-
-def _is_parquet(path: Path) -> bool:
-    return path.suffix.lower() == ".parquet"
 
 
 def _separator(path: Path) -> str:

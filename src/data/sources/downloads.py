@@ -82,8 +82,9 @@ class FashionMnist(Mnist):
         "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
         "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
     }
-    class_names = tuple(
-        "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
+    class_names = (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     )
 
 
@@ -97,7 +98,10 @@ class Cifar10(Download):
     home = "https://www.cs.toronto.edu/~kriz"
     md5s = {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"}
     in_shape = (3, 32, 32)
-    class_names = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+    class_names = (
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    )
 
     def load(self, signature: Signature | None = None) -> Rows:
         parts = {}

@@ -62,11 +62,11 @@ class Table(Source):
     def _infer(self, cells: Cells, classes: tuple[str, ...]) -> Signature:
         """Finds the features, their types and categories."""
         cells.need(self.drop, "data.source.drop")
+        cells.need(self.types, "data.source.types")
         apart = {"", self.target, self.group_by, self.time_by, *self.drop}
         names = [name for name in cells.frame.columns if name not in apart]
         if not names:
             raise ValueError(f"{self.path} has no feature: `{self.target}` is the only column")
-        cells.need(self.types, "data.source.types", names)
         kinds = {name: self.types.get(name) or _kind(cells, name) for name in names}
         categories = {n: cells.values(n) for n in names if kinds[n] == "categorical"}
         narrow = all(fits_float32(cells.numbers(n)) for n in names if kinds[n] == "numeric")
