@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src.data.partition import Stratified
 from src.data.rows import FREE, Signature
 from src.data.sources.arrays import Arrays, Joined, read_arrays
 from src.data.sources.labels import are_classes, fits_float32
@@ -61,6 +62,10 @@ def test_published_parts_groups_and_times(save):
     ).load()
     assert three.published.tolist() == [FREE] * 12 + [1] * 2 + [2] * 4
     assert np.array_equal(three.x[:], np.concatenate([X, X[:2], X[:4] + 1]))
+    three.groups = three.times = None
+    split = Stratified(duplicates="allow").split(three)
+    assert split.train.tolist() == list(range(12))
+    assert split.kept == {}  # nothing is drawn, so nothing is written beside the data
 
 
 def test_folder_stays_on_disk(tmp_path, monkeypatch):

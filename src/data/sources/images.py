@@ -167,9 +167,9 @@ def _decoded(
     """Yields the name of each image, its pixels `(C, H, W)`, and its id, a hash of the file."""
     if find_spec("PIL") is None:
         raise ValueError("images need Pillow: pip install pillow  (the extra `image`)")
-    blocks = [names[i : i + BLOCK] for i in range(0, len(names), BLOCK)]
     with ThreadPoolExecutor() as pool:
-        for block in tqdm(blocks, "images", leave=False, disable=None):
+        for start in tqdm(range(0, len(names), BLOCK), "images", leave=False, disable=None):
+            block = names[start : start + BLOCK]
             images = pool.map(lambda name: _decode(root / name, form, skip), block)
             yield from ((name, *image) for name, image in zip(block, images, strict=True) if image)
 
