@@ -203,7 +203,7 @@ def table(y, a="{i}", num_rows=40):
         (table(lambda i: i % 2, "{i}") + "none,1\n", (), "row 42: `none` in the numeric column `a` "),
         (table(lambda i: i % 2, "id{i}"), (), "column `a` has 40 values, 40 different texts: leave it out"),
         (table(lambda i: i % 2, ""), (), "column `a` is empty: leave it out"),
-        (table(lambda i: i % 2 or ""), (), "row 2: the target `who` has no value, the first of 20 such"),
+        (table(lambda i: i % 2 or ""), (), "row 2: `who` (data.source.target) has no value, the first of 20 such"),
         (table(lambda i: "ab"[i % 2], "{i}") * 2, (), "row 42: `a` in the numeric column `a` "),
         (table(lambda i: i), (), "Classifier needs classes, and the data has targets to regress"),
         (table(lambda i: "ab"[i % 2], "1"), (), "class 'a' has 1 "),

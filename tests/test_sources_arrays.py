@@ -4,9 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src.data.partition import Stratified
 from src.data.rows import FREE, Signature
 from src.data.sources.arrays import Arrays, Joined, read_arrays
-from src.data.sources.rules import are_classes, fits_float32
+from src.data.sources.labels import are_classes, fits_float32
 from tests.conftest import refused
 
 RNG = np.random.default_rng(0)
@@ -59,8 +60,12 @@ def test_published_parts_groups_and_times(save):
             **more | {"groups": np.arange(18), "times": np.arange(18)},
         )
     ).load()
-    assert three.published.tolist() == [0] * 12 + [1] * 2 + [2] * 4
+    assert three.published.tolist() == [FREE] * 12 + [1] * 2 + [2] * 4
     assert np.array_equal(three.x[:], np.concatenate([X, X[:2], X[:4] + 1]))
+    three.groups = three.times = None
+    split = Stratified(duplicates="allow").split(three)
+    assert split.train.tolist() == list(range(12))
+    assert split.kept == {}  # nothing is drawn, so nothing is written beside the data
 
 
 def test_folder_stays_on_disk(tmp_path, monkeypatch):
@@ -89,7 +94,6 @@ def test_joined_indexes_like_one_array():
         RNG.permutation(13),
         np.array([12, 0, 5, 5]),
         np.array([], np.int64),
-        np.array(6),
         slice(None),
         slice(4, 9),
         slice(10, 99),
@@ -216,6 +220,7 @@ def test_new_rows(save, tmp_path):
         ({"x": X, "y": Y * 0}, {}, "{}: `y` is `0` in every row: a classification needs two classes or more"),
         ({"x": X, "y": X[:, 0]}, {"task": "classification"}, "{}: `y` is float32 (12,): a classification takes text or whole numbers (N,)"),
         ({"x": X, "y": Y[:, None].astype(str).repeat(2, 1)}, {}, "{}: `y` is <U21 (12, 2): a classification takes text or whole numbers (N,)"),
+        ({"x": np.zeros((12, 8, 9, 3), np.uint8), "y": Y}, {}, "{}: x is (12, 8, 9, 3), and images are (N, C, H, W): save np.moveaxis(x, -1, 1)"),
         ({"x": X[:, 0], "y": Y}, {}, "{}: x is float32 (12,), not rows of numbers (N, ...)"),
         ({"x": X, "y": Y.astype(str)}, {"task": "regression"}, "{}: `y` is <U21 (12,): a regression takes numbers (N,) or (N, K)"),
         ({"x": X, "y": np.where(Y == 1, [np.nan, np.inf] * 6, X[:, 0])}, {}, "{}: `y` has 4 rows that are NaN or infinite, the first at index 1: mend or delete them"),

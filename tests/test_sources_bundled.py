@@ -64,18 +64,3 @@ def test_mnist1d_is_the_published_data():
     assert rows.y[:10].tolist() == [2, 6, 4, 5, 6, 6, 6, 0, 3, 1]
     np.testing.assert_allclose(rows.x[0, 0, :5], first, atol=1e-6)
     np.testing.assert_allclose(rows.x[-1, 0, -5:], last, atol=1e-6)
-
-
-def test_mnist1d_varies_with_its_seed_only():
-    once, again, other = (Mnist1d(num_samples=50, seed=seed).load() for seed in (1, 1, 2))
-    assert np.array_equal(once.x, again.x)
-    assert not np.array_equal(once.x, other.x)
-    assert np.bincount(once.y).tolist() == [5] * 10
-    assert (once.published == SPLITS.index("test")).sum() == 10
-
-
-def test_mnist1d_refuses_uneven_classes():
-    with pytest.raises(ValueError) as caught:
-        Mnist1d(num_samples=42)
-    message = "`data.source.num_samples` is 42, not a positive multiple of 10"
-    assert str(caught.value) == message

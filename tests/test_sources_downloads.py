@@ -161,16 +161,9 @@ def test_a_cut_connection_is_gone_on_with(server, tmp_path):
 
 def test_a_server_without_ranges_sends_all_again(server, tmp_path):
     server.files["a.bin"], server.ranges = b"0123456789", False
-    (tmp_path / "a.bin.part").write_bytes(b"01234")
+    (tmp_path / "a.bin").write_bytes(b"01234")
     fetch(f"{server.url}/a.bin", tmp_path / "a.bin", md5(b"0123456789"))
     assert (tmp_path / "a.bin").read_bytes() == b"0123456789"
-
-
-def test_a_complete_part_is_no_trap(server, tmp_path):
-    server.files["a.bin"] = b"0123456789"
-    (tmp_path / "a.bin.part").write_bytes(b"0123456789")
-    fetch(f"{server.url}/a.bin", tmp_path / "a.bin", md5(b"0123456789"))
-    assert server.requests == [("a.bin", "bytes=10-")]
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -180,11 +173,11 @@ def test_a_wrong_checksum_removes_the_file(server, tmp_path, there):
     if there:
         target.write_bytes(b"wrong")
     assert error_of(fetch, url, target, md5(b"right")) == (
-        f"{target}{'' if there else '.part'} from {url} had the MD5 {md5(b'wrong')}, not"
-        f" {md5(b'right')}, and is removed: run again, or put the file at {target} by hand"
+        f"{target} from {url} had the MD5 {md5(b'wrong')}, not {md5(b'right')}, and is removed:"
+        f" run again, or put the file at {target} by hand"
     )
     assert list(tmp_path.iterdir()) == []
-    assert len(server.requests) == (0 if there else 1)
+    assert server.requests == [("a.bin", f"bytes={5 * there}-")]
 
 
 def test_without_a_network_the_error_says_where_the_file_goes(tmp_path, monkeypatch):

@@ -91,7 +91,8 @@ class Partition:
             "key": key,
             "boundaries": boundaries,
         }
-        return Split(**index, kept=kept | ({key: boundaries} if boundaries else {}), report=report)
+        drawn = {key: boundaries} if any(boundaries.values()) else {}
+        return Split(**index, kept=kept | drawn, report=report)
 
     def _units(self, rows: Rows, ids: np.ndarray) -> tuple[str, np.ndarray]:
         """What is divided, and `(N,)` numbers or texts that say where each row goes."""

@@ -8,10 +8,11 @@ from typing import Literal, cast
 import numpy as np
 
 from src.data.rows import FREE, SPLITS, Rows, Signature, Source
-from src.data.sources.rules import fits_float32, read_labels
+from src.data.sources.labels import fits_float32, read_labels
 from src.errors import hint
 
-KEYS = ("x", "y", "x_val", "y_val", "x_test", "y_test", "groups", "times")
+SUFFIXES = {"": FREE, "_val": SPLITS.index("val"), "_test": SPLITS.index("test")}
+KEYS = (*(f"{key}{suffix}" for suffix in SUFFIXES for key in "xy"), "groups", "times")
 
 
 class Arrays(Source):
@@ -39,7 +40,7 @@ class Arrays(Source):
         for key in arrays:
             if key not in KEYS:
                 raise ValueError(f"{self.path} has `{key}`, which is unknown{hint(key, KEYS)}")
-        parts = [s for s in ("", "_val", "_test") if not s or {f"x{s}", f"y{s}"} & set(arrays)]
+        parts = [s for s in SUFFIXES if not s or {f"x{s}", f"y{s}"} & set(arrays)]
         xs, ys = ([_need(arrays, f"{key}{s}", self.path) for s in parts] for key in "xy")
         x = _as_rows(xs, self.path, signature)
         lengths = {f"y{s}": len(part) for s, part in zip(parts, xs, strict=True)}
@@ -53,11 +54,8 @@ class Arrays(Source):
         y, classes = read_labels(y, self.task, signature, f"{self.path}: `y`")
         names = ("y",) if y.ndim == 1 else tuple(f"y{k}" for k in range(y.shape[1]))
         signature = signature or Signature(x.shape[1:], x.dtype.name, classes, names)
-        rest = SPLITS.index("train") if len(parts) == len(SPLITS) else FREE
-        splits = {"": rest, "_val": SPLITS.index("val"), "_test": SPLITS.index("test")}
-        published = np.array([splits[s] for s in parts], np.int8).repeat(list(lengths.values()))
-        groups, times = arrays.get("groups"), arrays.get("times")
-        return Rows(x, y, signature, groups, times, published)
+        published = np.repeat([SUFFIXES[s] for s in parts], [*lengths.values()]).astype(np.int8)
+        return Rows(x, y, signature, arrays.get("groups"), arrays.get("times"), published)
 
 
 def read_arrays(path: Path, signature: Signature) -> np.ndarray:
@@ -71,8 +69,9 @@ def read_arrays(path: Path, signature: Signature) -> np.ndarray:
 
 def _as_rows(parts: list[np.ndarray], path: Path, signature: Signature | None) -> np.ndarray:
     """The parts as one array of uint8, float32 or float64; nothing is read from a memory map."""
-    shape = signature.in_shape if signature else parts[0].shape[1:]
-    dtype = np.dtype(signature.dtype) if signature else parts[0].dtype
+    first = parts[0]
+    shape = signature.in_shape if signature else first.shape[1:]
+    dtype = np.dtype(signature.dtype) if signature else first.dtype
     for part in parts:
         if part.dtype.kind not in "buif" or part.ndim < 2 or not part.size:
             raise ValueError(
@@ -82,16 +81,20 @@ def _as_rows(parts: list[np.ndarray], path: Path, signature: Signature | None) -
             raise ValueError(
                 f"{path}: x has rows of {part.dtype} {part.shape[1:]}, not of {dtype} {shape}"
             )
-    mapped = isinstance(parts[0], np.memmap)
+    if not signature and len(shape) == 3 and shape[2] in (1, 3) and shape[0] not in (1, 3):
+        raise ValueError(
+            f"{path}: x is {first.shape}, and images are (N, C, H, W): save np.moveaxis(x, -1, 1)"
+        )
+    mapped = isinstance(first, np.memmap)
     if not signature and dtype != np.uint8:
-        narrow = np.result_type(np.float32, *parts) == np.float32
         features = (f for part in parts for f in part.reshape(len(part), -1).T)
+        narrow = np.result_type(np.float32, *parts) == np.float32
         narrow = narrow or (not mapped and all(map(fits_float32, features)))
         dtype = np.dtype(np.float32 if narrow else np.float64)
     if not mapped:
         return np.concatenate(parts).astype(dtype, copy=False)
-    as_it_is = len(parts) == 1 and parts[0].dtype == dtype
-    return parts[0] if as_it_is else cast(np.ndarray, Joined(parts, dtype))
+    as_it_is = len(parts) == 1 and first.dtype == dtype
+    return first if as_it_is else cast(np.ndarray, Joined(parts, dtype))
 
 
 class Joined:
@@ -114,10 +117,10 @@ class Joined:
         """Rows by a slice, or by an int array in any order."""
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self)))
-        out = np.empty((*np.shape(rows), *self.shape[1:]), self.dtype)
-        owner = np.searchsorted(self.starts, rows, side="right") - 1
-        for i, part in enumerate(self.parts):
-            out[owner == i] = part[rows[owner == i] - self.starts[i]]
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        for part, start in zip(self.parts, self.starts[:-1], strict=True):
+            mine = (rows >= start) & (rows < start + len(part))
+            out[mine] = part[rows[mine] - start]
         return out
 
 

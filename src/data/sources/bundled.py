@@ -1,8 +1,5 @@
 """The small data sets that scikit-learn ships: nothing to download."""
 
-from collections.abc import Iterable
-from typing import Any
-
 import numpy as np
 
 from src.data.rows import Rows, Signature, Source
@@ -20,8 +17,8 @@ class Digits(Source):
 
         digits = load_digits()
         x = digits.images.astype(np.uint8)[:, None]
-        names = tuple(str(name) for name in digits.target_names)
-        return Rows(x, digits.target.astype(np.int64), Signature((1, 8, 8), "uint8", names))
+        signature = Signature((1, 8, 8), "uint8", tuple("0123456789"))
+        return Rows(x, digits.target.astype(np.int64), signature)
 
 
 class Wine(Source):
@@ -32,10 +29,7 @@ class Wine(Source):
     """
 
     def load(self, signature: Signature | None = None) -> Rows:
-        from sklearn.datasets import load_wine
-
-        wine = load_wine()
-        return _table(wine, wine.target_names)
+        return _table("load_wine")
 
 
 class BreastCancer(Source):
@@ -46,10 +40,7 @@ class BreastCancer(Source):
     """
 
     def load(self, signature: Signature | None = None) -> Rows:
-        from sklearn.datasets import load_breast_cancer
-
-        cells = load_breast_cancer()
-        return _table(cells, cells.target_names)
+        return _table("load_breast_cancer")
 
 
 class Diabetes(Source):
@@ -60,15 +51,16 @@ class Diabetes(Source):
     """
 
     def load(self, signature: Signature | None = None) -> Rows:
-        from sklearn.datasets import load_diabetes
-
-        return _table(load_diabetes(scaled=False), target="disease progression")
+        return _table("load_diabetes", "disease progression", scaled=False)
 
 
-def _table(data: Any, class_names: Iterable[str] = (), target: str = "class") -> Rows:
+def _table(loader: str, target: str = "class", **options: bool) -> Rows:
     """Rows of a table of scikit-learn whose columns are all numeric."""
-    classes = tuple(str(name) for name in class_names)
-    features = tuple(str(name) for name in data.feature_names)
+    from sklearn import datasets
+
+    data = getattr(datasets, loader)(**options)
+    features = tuple(map(str, data.feature_names))
+    classes = tuple(map(str, data.get("target_names", ())))
     signature = Signature((len(features),), "float32", classes, (target,), features)
     y = data.target.astype(np.int64 if classes else np.float32)
     return Rows(data.data.astype(np.float32), y, signature)

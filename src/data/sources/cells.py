@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 MISSING = ("", "?", "na", "n/a", "#n/a", "<na>", "nan", "null")  # in lower case
-BLOCK = 10_000  # records that are lists of Python's strings at one time
 
 
 @dataclass
@@ -29,23 +28,35 @@ class Cells:
     Args:
         path: The file.
         frame: A column of strings for each column of the file.
-        places: Where each row is: its line in a CSV, its number from 1 in Parquet.
     """
 
     path: Path
     frame: pl.DataFrame
-    places: Sequence[int]
 
     def at(self, rows: Any) -> str:
-        """Where the first of the rows of a mask `(N,)` is."""
-        return f"{self.path}, row {self.places[int(np.argmax(rows))]}"
+        """Where the first of the rows of a mask `(N,)` is: the header of a CSV is row 1."""
+        row = int(np.argmax(rows))
+        if self.path.suffix.lower() == ".parquet":
+            return f"{self.path}, row {row + 1}"
+        return f"{self.path}, row {next(islice(_records(self.path), row + 1, None))[0]}"
 
-    def need(self, names: Iterable[str], key: str, columns: Sequence[str] = ()) -> None:
-        """Raises `ValueError` for the first of the names that isn't among the columns."""
-        columns = columns or self.frame.columns
+    def need(self, names: Iterable[str], key: str) -> None:
+        """Raises `ValueError` for the first of the names that is no column."""
+        columns = self.frame.columns
         for name in names:
             if name not in columns:
                 raise ValueError(f"{self.path} has no column `{name}` ({key}){hint(name, columns)}")
+
+    def full(self, name: str, key: str) -> pl.Series:
+        """A column that no row may miss."""
+        self.need([name], key)
+        column = self.frame[name]
+        if column.has_nulls():
+            raise ValueError(
+                f"{self.at(column.is_null())}: `{name}` ({key}) has no value, the first of "
+                f"{column.null_count()} such rows: fill the cells or delete the rows"
+            )
+        return column
 
     def values(self, name: str) -> tuple[str, ...]:
         """The distinct values, sorted."""
@@ -58,29 +69,28 @@ class Cells:
 
     def is_numeric(self, name: str) -> bool:
         """Whether there are values, and at least half of them are numbers or dates."""
-        return 0 < self.frame[name].count() >= 2 * int(self._parse(name)[1].sum())
+        return 0 < self.frame[name].count() <= 2 * int(np.isfinite(self._parse(name)).sum())
 
     def numbers(self, name: str) -> np.ndarray:
         """`(N,)` float64, NaN where missing; a `ValueError` for text and infinite numbers."""
-        numbers, is_text = self._parse(name)
-        if is_text.any():
-            value = short(self.frame[name][int(is_text.argmax())], 60)
+        numbers, column = self._parse(name), self.frame[name]
+        if (bad := ~np.isfinite(numbers) & column.is_not_null().to_numpy()).any():
+            value = short(column[int(bad.argmax())], 60)
             raise ValueError(
-                f"{self.at(is_text)}: `{value}` in the numeric column `{name}` is no finite number "
-                "and no date: mend or empty the cell, or train with the column as categorical "
+                f"{self.at(bad)}: `{value}` in the numeric column `{name}` is no finite number and "
+                "no date: mend or empty the cell, or train with the column as categorical "
                 "(`data.source.types`; of the target, `data.source.task`)"
             )
         return numbers
 
-    def _parse(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """`(N,)` numbers, NaN where there is none, and `(N,)` whether a cell is text."""
+    def _parse(self, name: str) -> np.ndarray:
+        """`(N,)` float64, NaN where a cell is missing or text."""
         column = self.frame[name]
         numbers = column.cast(float, strict=False)
         rest = column.filter(numbers.is_null()).drop_nulls().unique()
         if dates := {text: s for text in rest if (s := _seconds(text)) is not None}:
             numbers = numbers.fill_null(column.replace_strict(dates, default=None))
-        values = numbers.to_numpy() + 0.0  # -0.0 is 0.0
-        return values, ~np.isfinite(values) & column.is_not_null().to_numpy()
+        return numbers.to_numpy() + 0.0  # -0.0 is 0.0
 
 
 def _seconds(text: str) -> float | None:
@@ -111,25 +121,22 @@ def read_cells(path: Path) -> Cells:
         except pl.exceptions.PolarsError as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"{path} can't be read as Parquet: {reason}") from error
-        places: Sequence[int] = range(1, len(frame) + 1)
     else:
-        separator = _separator(path)
-        if separator == ";":
+        if _separator(path) == ";":
             text = text.str.replace(r"^([+-]?\d*),(\d+)$", "${1}.${2}")
-        records = _records(path, separator)
-        schema = dict.fromkeys(next(records)[1], pl.String)
-        blocks, places = [pl.DataFrame(schema=schema)], []
-        while block := list(islice(records, BLOCK)):
-            lines, rows = zip(*block, strict=True)
-            blocks.append(pl.DataFrame(list(zip(*rows, strict=True)), schema, orient="col"))
-            places += lines
-        frame = pl.concat(blocks)
+        records = (cells for _, cells in _records(path))
+        names = [name.strip() for name in next(records, [])]
+        if not names:
+            raise ValueError(f"{path} is empty")
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{path}: two columns are named `{twice[0]}`: rename one")
+        frame = pl.DataFrame(records, dict.fromkeys(names, pl.String), orient="row")
     if not len(frame):
         raise ValueError(f"{path} has no rows")
     lower = pl.all().str.to_lowercase()
     is_bool = lower.is_in(("true", "false"))  # True of pandas, TRUE of Excel, true of polars
     known = pl.when(is_bool).then(lower).when(~lower.is_in(MISSING)).then(pl.all())
-    return Cells(path, frame.select(text).select(known), places)
+    return Cells(path, frame.select(text).select(known))
 
 
 def _separator(path: Path) -> str:
@@ -139,30 +146,23 @@ def _separator(path: Path) -> str:
     return max(",;\t|", key=header.count)
 
 
-def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """The records of a CSV, the header first, each with the line of the file that it begins on."""
-    names: list[str] = []
+def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The records of a CSV that aren't blank, the header first, each with its number from 1."""
+    row = width = 0
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=separator, strict=True)
-        line = 1
+        reader = csv.reader(file, delimiter=_separator(path), strict=True)
         try:
-            for cells in reader:
-                if cells and not names:
-                    cells = names = [cell.strip() for cell in cells]
-                    if twice := [name for name in names if names.count(name) > 1]:
-                        raise ValueError(f"{path}: two columns are named `{twice[0]}`: rename one")
-                if cells and len(cells) != len(names):
+            for row, cells in enumerate(reader, 1):
+                width = width or len(cells)
+                if cells and len(cells) != width:
                     raise ValueError(
-                        f"{path}, row {line}: {len(cells)} cells, but the header has {len(names)}"
+                        f"{path}, row {row}: {len(cells)} cells, but the header has {width}"
                     )
                 if cells:
-                    yield line, cells
-                line = reader.line_num + 1
+                    yield row, cells
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{path} is neither text in UTF-8 nor .parquet: save it as one"
             ) from error
         except csv.Error as error:
-            raise ValueError(f"{path}, row {line}: {error}: is a quote left open?") from error
-    if not names:
-        raise ValueError(f"{path} is empty")
+            raise ValueError(f"{path}, row {row + 1}: {error}: is a quote left open?") from error

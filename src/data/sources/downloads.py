@@ -114,36 +114,33 @@ class Cifar10(Download):
         return self._rows(rows[:, 1:].copy(), rows[:, 0])
 
 
-def fetch(url: str, target: Path, md5: str) -> None:
-    """Downloads a file unless it is there, from where the last try was cut, and checks it."""
-    file, cure = target, f"run again, or put the file at {target} by hand"
-    if not target.exists():
-        file = target.with_name(f"{target.name}.part")
-        try:
-            _go_on(url, file)
-        except (OSError, HTTPException) as error:
-            if isinstance(error, HTTPError):
-                error.close()
-            if getattr(error, "code", None) != 416:  # no byte is left: the MD5 says if all is right
-                raise ValueError(f"{url} can't be downloaded ({error}): {cure}") from error
-    got = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
-    if got != md5:
-        file.unlink()
-        raise ValueError(f"{file} from {url} had the MD5 {got}, not {md5}, and is removed: {cure}")
-    file.replace(target)
+def fetch(url: str, path: Path, md5: str) -> None:
+    """Downloads a file unless it is there whole; goes on from where the last try was cut."""
+    cure = f"run again, or put the file at {path} by hand"
+    content = path.read_bytes() if path.exists() else b""
+    if _md5(content) == md5:
+        return
+    request = Request(url, headers={"Range": f"bytes={len(content)}-"})
+    try:
+        with (
+            urlopen(request, timeout=30) as answer,  # seconds without a byte
+            path.open("ab" if answer.status == 206 else "wb") as out,  # 200: it sends the whole
+            tqdm.wrapattr(
+                answer, "read", total=answer.length, desc=path.name, leave=False, disable=None
+            ) as body,
+        ):
+            shutil.copyfileobj(body, out)
+            if answer.length:  # bytes that it announced and didn't send
+                raise ConnectionError(f"cut {answer.length} bytes before the end")
+    except (OSError, HTTPException) as error:
+        if isinstance(error, HTTPError):
+            error.close()
+        if getattr(error, "code", None) != 416:  # no byte is left to send, so the file is wrong
+            raise ValueError(f"{url} can't be downloaded ({error}): {cure}") from error
+    if (got := _md5(path.read_bytes())) != md5:
+        path.unlink()
+        raise ValueError(f"{path} from {url} had the MD5 {got}, not {md5}, and is removed: {cure}")
 
 
-def _go_on(url: str, part: Path) -> None:
-    """Appends the bytes that `part` lacks; starts again if the server only sends the whole."""
-    start = part.stat().st_size if part.exists() else 0
-    request = Request(url, headers={"Range": f"bytes={start}-"})
-    with (
-        urlopen(request, timeout=30) as answer,  # seconds without a byte
-        part.open("ab" if answer.status == 206 else "wb") as out,
-        tqdm.wrapattr(
-            answer, "read", total=answer.length, desc=part.stem, leave=False, disable=None
-        ) as body,
-    ):
-        shutil.copyfileobj(body, out)
-        if answer.length:  # bytes that it announced and didn't send
-            raise ConnectionError(f"cut {answer.length} bytes before the end")
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()

@@ -65,23 +65,24 @@ class Images(Source):
         signature = signature or Signature(x.shape[1:], "uint8", tuple(sorted(set(classes))))
         if unknown := set(classes) - set(signature.class_names):
             raise ValueError(f"{self.path}: the model doesn't know the class `{min(unknown)}`")
-        y = np.array([signature.class_names.index(name) for name in classes], np.int64)
-        rows = Rows(x, y, signature, published=np.array(published, np.int8))
-        rows.ids, rows.names = np.array([*ids.values()], np.uint64), np.array([*ids])
-        return rows
+        return Rows(
+            x,
+            np.array([signature.class_names.index(name) for name in classes], np.int64),
+            signature,
+            published=np.array(published, np.int8),
+            ids=np.array([*ids.values()], np.uint64),
+            names=np.array([*ids]),
+        )
 
     def _list(self) -> Files:
         """Finds every image of the folder, of its splits or not, and of its classes."""
-        if not self.path.is_dir():
-            raise FileNotFoundError(f"`data.source.path` {self.path}: there is no such folder")
         files: Files = {}
         tops = _folders(self.path)
         splits = any(t.lower().startswith(SPLITS) and _folders(self.path / t) for t in tops)
         if splits and not {"train"} <= {*tops} <= {*SPLITS}:
             raise ValueError(f"{self.path} has {', '.join(tops)}: name the splits train, val, test")
         for top in tops if splits else [""]:
-            free = len(tops) < len(SPLITS) and top == "train"
-            split = FREE if free or not splits else SPLITS.index(top)
+            split = SPLITS.index(top) if top in ("val", "test") else FREE
             labels = _folders(self.path / top)
             if len(labels) < 2:
                 raise ValueError(
@@ -97,13 +98,13 @@ class Images(Source):
     def _cached(self, files: Files, form: Form) -> tuple[np.ndarray, dict[str, int]]:
         """The pixels `(N, C, H, W)`, mapped from disk, and the id of each image by its name."""
         home = self.path.parent if os.access(self.path.parent, os.W_OK) else Path.home() / ".cache"
-        key = blake2b(repr((VERSION, self.path, form)).encode(), digest_size=8).hexdigest()
-        pixels = home / ".fulgurite_cache" / f"{self.path.name}-{key}.bin"
-        index = pixels.with_suffix(".json")
+        what = repr((VERSION, self.path, form, self.skip_broken)).encode()
+        name = f"{self.path.name}-{blake2b(what, digest_size=8).hexdigest()}"
+        pixels, index = (home / ".fulgurite_cache" / f"{name}.{kind}" for kind in ("bin", "json"))
         stats = {name: (self.path / name).stat() for name in files}
         state = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
         cache = json.loads(index.read_text()) if index.exists() and pixels.exists() else {}
-        if cache.get("state") != state or (len(cache["ids"]) < len(files) and not self.skip_broken):
+        if cache.get("state") != state:
             pixels.parent.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(dir=pixels.parent) as temp:
                 cache = self._write(Path(temp, "bin"), files, form) | {"state": state}
@@ -125,7 +126,7 @@ class Images(Source):
                     sizes = f"{image.shape[1:]} (height, width), other images {shape[1:]}"
                     raise ValueError(f"{name} is {sizes}: set `data.source.resize`")
                 out.write(image.tobytes())
-        trained = {files[name][0] for name in ids if files[name][1] <= SPLITS.index("train")}
+        trained = {files[name][0] for name in ids if files[name][1] == FREE}
         if lost := {label for label, _ in files.values()} - trained:
             raise ValueError(f"{self.path} has no image of the class `{min(lost)}` to train on")
         return {"shape": shape, "ids": ids}
@@ -163,9 +164,9 @@ def _decoded(
     """Yields the name of each image, its pixels `(C, H, W)`, and its id, a hash of the file."""
     if find_spec("PIL") is None:
         raise ValueError("images need Pillow: pip install pillow  (the extra `image`)")
-    blocks = [names[i : i + BLOCK] for i in range(0, len(names), BLOCK)]
     with ThreadPoolExecutor() as pool:
-        for block in tqdm(blocks, "images", leave=False, disable=None):
+        for start in tqdm(range(0, len(names), BLOCK), "images", leave=False, disable=None):
+            block = names[start : start + BLOCK]
             images = pool.map(lambda name: _decode(root / name, form, skip), block)
             yield from ((name, *image) for name, image in zip(block, images, strict=True) if image)
 

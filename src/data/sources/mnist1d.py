@@ -17,45 +17,30 @@ TEMPLATES = (
     (5, 4, 3.5, 3.5, 4, 5, 5, 4, 3.5, 3.5, 4, 5),
     (5, 4, 3.5, 3.5, 4, 5, 5, 5, 5, 4.7, 4.3, 5),
 )
+NUM_ROWS, NUM_TEST, SEED = 5000, 1000, 42  # of the published data
 PAD_MIN, PAD_MAX = 36, 60  # zeros after the template
 LENGTH = 12 + PAD_MAX  # points before the signal is subsampled
-IN_SHAPE = (1, 40)
 
 
 class Mnist1d(Source):
-    """MNIST-1D: signals of 40 points that hide a digit's stroke, 10 classes.
-
-    The last fifth is the test split; 5,000 samples at seed 42 are the published data set.
-
-    Args:
-        num_samples: Number of rows, a multiple of 10.
-        seed: Seed of the generator, from 0 to 2**32 - 1.
+    """MNIST-1D: 5,000 signals of 40 points that hide a digit's stroke, 10 classes, 1,000 for test.
 
     Source: S. Greydanus, D. Kobak, Scaling Down Deep Learning with MNIST-1D, ICML 2024, arXiv
     2011.14439; templates and constants of github.com/greydanus/mnist1d (Apache-2.0).
     """
 
-    def __init__(self, num_samples: int = 5000, seed: int = 42) -> None:
-        if num_samples < 10 or num_samples % 10:
-            raise ValueError(
-                f"`data.source.num_samples` is {num_samples}, not a positive multiple of 10"
-            )
-        self.num_samples = num_samples
-        self.seed = seed
-
     def load(self, signature: Signature | None = None) -> Rows:
         # RandomState, because its stream is frozen for good and the published data came from it.
-        rng = np.random.RandomState(self.seed)
-        y = np.repeat(np.arange(10), self.num_samples // 10)
+        rng = np.random.RandomState(SEED)
+        y = np.arange(10).repeat(NUM_ROWS // 10)
         x = _signals(_strokes()[y], rng)
-        order = rng.permutation(len(y))
-        x, y = x[order], y[order]
-        x = ((x - x.mean()) / x.std()).astype(np.float32)[:, None]
-
-        published = np.full(len(y), FREE, np.int8)
-        published[len(y) * 4 // 5 :] = SPLITS.index("test")
-        names = tuple(str(digit) for digit in range(10))
-        return Rows(x, y, Signature(IN_SHAPE, "float32", names), published=published)
+        order = rng.permutation(NUM_ROWS)
+        x, y = x[order, None], y[order]
+        x = ((x - x.mean()) / x.std()).astype(np.float32)
+        published = np.full(NUM_ROWS, FREE, np.int8)
+        published[-NUM_TEST:] = SPLITS.index("test")
+        signature = Signature((1, 40), "float32", tuple("0123456789"))
+        return Rows(x, y, signature, published=published)
 
 
 def _strokes() -> np.ndarray:
@@ -85,5 +70,5 @@ def _signals(strokes: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
     background = gaussian_filter1d(0.25 * smooth_noise, 2, axis=1)
     full = np.where(clean != 0, clean, background) + 0.02 * noise
     full -= slope * np.linspace(-0.5, 0.5, LENGTH)
-    points = np.linspace(0, 1, IN_SHAPE[-1])
+    points = np.linspace(0, 1, 40)
     return np.stack([np.interp(points, grid, signal) for signal in full])

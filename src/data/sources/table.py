@@ -8,7 +8,7 @@ import numpy as np
 from src.data.content import hash_names, mix
 from src.data.rows import Rows, Signature, Source
 from src.data.sources.cells import Cells, read_cells
-from src.data.sources.rules import fits_float32, read_labels
+from src.data.sources.labels import fits_float32, read_labels
 
 
 class Table(Source):
@@ -41,71 +41,47 @@ class Table(Source):
 
     def load(self, signature: Signature | None = None) -> Rows:
         cells = read_cells(self.path)
-        y, classes = self._labels(cells, signature)
+        target = cells.full(self.target, "data.source.target").to_numpy().astype(str)
+        if self.task == "regression" or (self.task == "auto" and cells.is_numeric(self.target)):
+            target = cells.numbers(self.target)
+        where = f"{self.path}: the target `{self.target}`"
+        y, classes = read_labels(target, self.task, signature, where)
         signature = signature or self._infer(cells, classes)
         x, ids = _encode(cells, signature)
         rows = Rows(x, y, signature, ids=ids)
         if self.group_by:
-            cells.need([self.group_by], "data.partition.group_by")
-            groups = cells.frame[self.group_by]
-            if groups.null_count():
-                raise ValueError(
-                    f"{cells.at(groups.is_null())}: `{self.group_by}` (data.partition.group_by) "
-                    "has no value: fill it in"
-                )
-            rows.groups = groups.to_numpy()
+            rows.groups = cells.full(self.group_by, "data.partition.group_by").to_numpy()
         if self.time_by:
-            cells.need([self.time_by], "data.partition.time_by")
+            cells.full(self.time_by, "data.partition.time_by")
             rows.times = cells.numbers(self.time_by)
         return rows
-
-    def _labels(
-        self, cells: Cells, signature: Signature | None
-    ) -> tuple[np.ndarray, tuple[str, ...]]:
-        cells.need([self.target], "data.source.target")
-        y, what = cells.frame[self.target], f"the target `{self.target}`"
-        if num_missing := y.null_count():
-            raise ValueError(
-                f"{cells.at(y.is_null())}: {what} has no value, the first of {num_missing} such "
-                "rows: fill the cells or delete the rows"
-            )
-        if self.task == "regression" or (self.task == "auto" and cells.is_numeric(self.target)):
-            values = cells.numbers(self.target)
-        else:
-            values = y.to_numpy().astype(str)
-        return read_labels(values, self.task, signature, f"{self.path}: {what}")
 
     def _infer(self, cells: Cells, classes: tuple[str, ...]) -> Signature:
         """Finds the features, their types and categories."""
         cells.need(self.drop, "data.source.drop")
+        cells.need(self.types, "data.source.types")
         apart = {"", self.target, self.group_by, self.time_by, *self.drop}
         names = [name for name in cells.frame.columns if name not in apart]
         if not names:
             raise ValueError(f"{self.path} has no feature: `{self.target}` is the only column")
-        cells.need(self.types, "data.source.types", names)
-        categories = {n: cells.values(n) for n in names if not self._is_numeric(cells, n)}
-        numeric = (n for n in names if n not in categories)
-        narrow = all(fits_float32(cells.numbers(n)) for n in numeric)
+        kinds = {name: self.types.get(name) or _kind(cells, name) for name in names}
+        categories = {n: cells.values(n) for n in names if kinds[n] == "categorical"}
+        narrow = all(fits_float32(cells.numbers(n)) for n in names if kinds[n] == "numeric")
         dtype = "float32" if narrow else "float64"
         return Signature((len(names),), dtype, classes, (self.target,), tuple(names), categories)
 
-    def _is_numeric(self, cells: Cells, name: str) -> bool:
-        if name in self.types:
-            return self.types[name] == "numeric"
-        if cells.is_numeric(name):
-            return True
-        num_values, num_texts = cells.frame[name].count(), len(cells.values(name))
-        if not num_values:
-            raise ValueError(
-                f"{self.path}: column `{name}` is empty: leave it out, --data.source.drop [{name}]"
-            )
-        if num_texts > max(20, 0.9 * num_values):
-            raise ValueError(
-                f"{self.path}: column `{name}` has {num_values} values, {num_texts} different "
-                f"texts: leave it out, --data.source.drop [{name}], or keep it, "
-                f"--data.source.types.{name} categorical"
-            )
-        return False
+
+def _kind(cells: Cells, name: str) -> str:
+    if cells.is_numeric(name):
+        return "numeric"
+    num_values, num_texts = cells.frame[name].count(), len(cells.values(name))
+    if num_values and num_texts <= max(20, 0.9 * num_values):
+        return "categorical"
+    what = f"has {num_values} values, {num_texts} different texts" if num_values else "is empty"
+    raise ValueError(
+        f"{cells.path}: column `{name}` {what}: leave it out, --data.source.drop [{name}], or keep "
+        f"it, --data.source.types.{name} categorical"
+    )
 
 
 def read_table(path: Path, signature: Signature) -> np.ndarray:

@@ -1,11 +1,11 @@
-"""Rules that tables and arrays share: what `y` is, and what float32 can hold."""
+"""What `y` is, and what float32 can hold: the same for tables and arrays."""
 
 import numpy as np
 
 from src.data.rows import Signature
 from src.errors import hint
 
-MAX_CLASSES = 20
+TAKES = {"regression": "numbers (N,) or (N, K)", "classification": "text or whole numbers (N,)"}
 
 
 @np.errstate(invalid="ignore")  # inf % 1
@@ -24,19 +24,18 @@ def read_labels(
         ValueError: They are neither, or a class is new.
     """
     is_number = y.dtype.kind in "iuf"
-    is_text = y.dtype.kind in "bUS" and y.ndim == 1
     is_whole = is_number and y.ndim == 1 and not (y % 1 != 0).any()
     if signature:
         task = "classification" if signature.class_names else "regression"
     elif task == "auto":
         quantities = is_number and not (is_whole and are_classes(y))
         task = "regression" if quantities else "classification"
-    if task == "regression":
-        is_right, takes = is_number and y.ndim <= 2, "numbers (N,) or (N, K)"
-    else:
-        is_right, takes = is_whole or is_text, "text or whole numbers (N,)"
-    if not is_right:
-        raise ValueError(f"{where} is {y.dtype} {y.shape}: a {task} takes {takes}")
+    fits = {
+        "regression": is_number and y.ndim <= 2,
+        "classification": is_whole or (y.dtype.kind in "bUS" and y.ndim == 1),
+    }
+    if not fits[task]:
+        raise ValueError(f"{where} is {y.dtype} {y.shape}: a {task} takes {TAKES[task]}")
     if task == "regression":
         return _targets(y, where), ()
     values, codes = np.unique(y.astype(np.int64) if is_number else y, return_inverse=True)
@@ -52,23 +51,20 @@ def read_labels(
 
 
 def are_classes(y: np.ndarray) -> bool:
-    """Whether whole numbers `(N,)` are classes, not quantities.
-
-    They are if each is seen twice on average, and they are either at most 20 or exactly 0 to K - 1.
-    """
+    """Whether whole numbers are seen twice on average and are at most 20 or exactly 0 to K - 1."""
     values = np.unique(y)
     is_range = bool((values == np.arange(len(values))).all())
-    return 2 * len(values) <= len(y) and (len(values) <= MAX_CLASSES or is_range)
+    return 2 * len(values) <= len(y) and (len(values) <= 20 or is_range)
 
 
 def _targets(y: np.ndarray, where: str) -> np.ndarray:
-    """The float32 targets of a regression."""
-    if len(bad := np.flatnonzero(~np.isfinite(y).reshape(len(y), -1).all(axis=1))):
+    columns = y.reshape(len(y), -1)
+    if len(bad := np.flatnonzero(~np.isfinite(columns).all(axis=1))):
         raise ValueError(
             f"{where} has {len(bad)} rows that are NaN or infinite, the first at index {bad[0]}: "
             "mend or delete them"
         )
-    if not all(map(fits_float32, y.reshape(len(y), -1).T)):
+    if not all(map(fits_float32, columns.T)):
         raise ValueError(
             f"{where} varies by less than float32 can hold: subtract a constant from it"
         )
