@@ -47,7 +47,7 @@ class Wandb(WandbLogger):
         log_model: Whether the best checkpoint is kept as an artifact.
     """
 
-    run_dir = Path("runs") / "unnamed"
+    run_dir: Path
 
     def __init__(self, project: str | None = None, log_model: bool = True) -> None:
         self.off = False
@@ -57,7 +57,7 @@ class Wandb(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run at W&B, started at the first use; `None` if W&B is off."""
+        """The run at W&B, started at the first use; `None` if W&B is broken."""
         if self._experiment is None:
             self._start()
         return self._experiment
@@ -68,12 +68,12 @@ class Wandb(WandbLogger):
             os.environ.setdefault(name, value)
         import wandb
 
-        mode = wandb.setup().settings.mode
-        if mode == "disabled":
-            self.off = True
-            return
         if wandb.run is not None:  # of an earlier run in this process
             wandb.finish()
+        mode = wandb.setup().settings.mode
+        if mode == "disabled":
+            self._experiment = wandb.init(mode=mode)  # takes everything, does nothing
+            return
         why = f"WANDB_MODE={mode}" if mode in ("offline", "dryrun") else ""
         try:
             if not (why or wandb.login(prompt=False, verify=False)):
