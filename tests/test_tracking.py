@@ -192,7 +192,7 @@ MODES = [
     ({"WANDB_API_KEY": KEY}, "", "online", None),
     ({"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "", "offline", "WANDB_MODE=offline"),
     ({"WANDB_API_KEY": KEY, "WANDB_MODE": "dryrun"}, "", "offline", "WANDB_MODE=dryrun"),
-    ({"WANDB_API_KEY": KEY, "WANDB_MODE": "disabled"}, "", None, None),
+    ({"WANDB_API_KEY": KEY, "WANDB_MODE": "disabled"}, "", "disabled", None),
     ({"WANDB_API_KEY": "abc"}, "", "offline", "WANDB_API_KEY invalid"),
     ({"WANDB_IDENTITY_TOKEN_FILE": "token"}, "", "online", None),
     ({}, "api.wandb.ai", "online", None),
@@ -205,25 +205,24 @@ MODES = [
 def test_mode(env, netrc, mode, why, clean, logger, tmp_path, capsys):
     modes = []
 
-    def init(self, mode):
+    def init(mode, **_):
         modes.append(mode)
         return SimpleNamespace(url="https://there")
 
-    clean.setattr(Wandb, "_init", init)
+    clean.setattr(wandb, "init", init)
     (tmp_path / "token").write_text("x.y.z")
     if netrc:
         (tmp_path / "netrc").write_text(f"machine {netrc} login user password {KEY}\n")
     for name, value in env.items():
         clean.setenv(name, value)
-    logger._start()
-    assert modes == ([mode] if mode else [])
+    assert logger.experiment.url
+    assert modes == [mode]
     out, err = capsys.readouterr()
-    expected = (
-        "" if mode is None else "W&B: https://there\n" if why is None else f"W&B: offline ({why}"
-    )
-    assert (out, err[: len(expected)]) == ("", expected)
-    assert err.count("\n") == (mode is not None)
-    assert not logger.off
+    expected = f"W&B: offline ({why}" if why else "W&B: https://there\n"
+    if mode == "disabled":
+        assert (out, err) == ("", "")
+    else:
+        assert (out, err[: len(expected)], err.count("\n")) == ("", expected, 1)
 
 
 def inspect(runs):

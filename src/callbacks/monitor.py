@@ -74,11 +74,10 @@ class Monitor(Callback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._seconds = time.perf_counter() - self._started
-        speed = pl_module.num_seen * trainer.world_size / (self._seconds - self._val_s)
-        values = {"samples_per_s": speed}
+        num_seen = pl_module.num_seen * trainer.world_size
+        values = {"samples_per_s": num_seen / (self._seconds - self._val_s)}
         if self._norms:
-            norm = torch.stack(self._norms).mean()
-            values |= {"lr": float(self._lr), "grad_norm": float(norm)}  # waits for the device
+            values |= {"lr": self._lr, "grad_norm": torch.stack(self._norms).mean()}
         pl_module.log_dict(values)
         self._bar.close()
 

@@ -74,28 +74,26 @@ class Wandb(WandbLogger):
         if mode == "disabled":
             self._experiment = wandb.init(mode=mode)  # takes everything, does nothing
             return
-        why = f"WANDB_MODE={mode}" if mode in ("offline", "dryrun") else ""
-        try:
-            if not (why or wandb.login(prompt=False, verify=False)):
-                why = "no key"
-            where = why or self._init(mode).url
-        except wandb.Error as error:
-            why = str(error).partition("\n")[0]
-            wandb.teardown()  # its service holds the id of the run that didn't start
-        if why:
-            self._init("offline")
-            folder = self.run_dir.parent / "wandb"
-            where = f"offline ({why}); `wandb leet` shows, `wandb sync` uploads what is in {folder}"
-        print(f"W&B: {where}", file=sys.stderr)
-
-    def _init(self, mode: Any) -> Any:
         id_path = self.run_dir / "wandb_run_id"  # one id for all that this folder ever logs
         if not id_path.exists():
             id_path.write_text(uuid.uuid4().hex[:8])
         folders = {"dir": str(self.run_dir.parent), "name": self.run_dir.name}
         self._wandb_init |= {**folders, "id": id_path.read_text(), "mode": mode}
         self._wandb_init.pop("anonymous", None)  # W&B warns of it
-        return super().experiment
+        why = f"WANDB_MODE={mode}" if mode in ("offline", "dryrun") else ""
+        try:
+            if not (why or wandb.login(prompt=False, verify=False)):
+                why = "no key"
+            where = why or super().experiment.url
+        except wandb.Error as error:
+            why = str(error).partition("\n")[0]
+            wandb.teardown()  # its service holds the id of the run that didn't start
+        if why:
+            self._wandb_init["mode"] = "offline"
+            _ = super().experiment
+            folder = self.run_dir.parent / "wandb"
+            where = f"offline ({why}); `wandb leet` shows, `wandb sync` uploads what is in {folder}"
+        print(f"W&B: {where}", file=sys.stderr)
 
     log_metrics = harmless(WandbLogger.log_metrics)
     log_image = harmless(WandbLogger.log_image)
