@@ -184,6 +184,7 @@ def test_monitor_shows_a_bar_in_a_terminal_and_leaves_only_the_lines(tmp_path, c
     fitting.fit(Model(data, slow_val=0.11), datamodule=data)
     shown = sys.stderr.getvalue()
     assert "epoch 2/2:" in shown
+    assert "fit" not in shown  # beside which the run would print
     assert re.search("[56]/6", shown)  # batches of train and val
     assert shown.endswith("\r")  # cleared
     assert capsys.readouterr().out.count("\n") == 2

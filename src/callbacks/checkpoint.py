@@ -15,7 +15,7 @@ class Checkpoint(ModelCheckpoint):
     Args:
         monitor: Metric that chooses, `split/name`.
         mode: Whether the least or the greatest value is the best.
-        every_n_epochs: Epochs between two checkpoints; 0 keeps none.
+        every_n_epochs: Epochs between two checkpoints; 0 keeps only the newest, at the end.
     """
 
     def __init__(

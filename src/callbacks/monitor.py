@@ -28,7 +28,8 @@ class Monitor(Callback):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self.show = self.show and trainer.is_global_zero
-        self._open(stage)
+        if stage != "fit":  # which opens one an epoch
+            self._open(stage)
 
     def _open(self, what: str, total: float | None = None) -> None:
         self._bar.close()

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +100,14 @@ class Wandb(WandbLogger):
     log_table = harmless(WandbLogger.log_table)
 
     @harmless
-    def log_config(self, config: Mapping[str, Any]) -> None:
+    def log_config(self, config: dict[str, Any]) -> None:
         """Adds to the run's config, nested as it is."""
-        self.experiment.config.update(dict(config), allow_val_change=True)
+        self.experiment.config.update(config, allow_val_change=True)
 
     @harmless
-    def log_summary(self, values: Mapping[str, Any]) -> None:
+    def log_summary(self, values: dict[str, Any]) -> None:
         """Sets what holds for the whole run."""
-        self.experiment.summary.update(dict(values))
+        self.experiment.summary.update(values)
 
     @harmless
     def finalize(self, status: str) -> None:
