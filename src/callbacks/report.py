@@ -90,8 +90,8 @@ class Report(Callback):
         counts = np.bincount(y * size + preds, minlength=size**2).reshape(size, size)
         self._draw("confusion", plots.confusion, counts, names, self.split)
         cells = [[names[t], names[p], int(counts[t, p])] for t, p in np.argwhere(counts)]
-        columns = ["true", "predicted", "rows"]
-        tell(self.trainer, "log_table", f"{self.split}/confusion_table", columns, cells)
+        key = f"{self.split}/confusion_table"
+        tell(self.trainer, "log_table", key, ["true", "predicted", "rows"], cells)
 
     def _draw(self, name: str, plot: Callable, *args: Any) -> None:
         path = self.folder / f"{name}_{self.split}.png"
@@ -108,15 +108,16 @@ def tell(trainer: Any, method: str, *args: Any) -> None:
 
 def read_history(path: Path) -> list[dict[str, float]]:
     """What was logged of train and val, a step a row; a run that is gone on with overrules."""
-    history: dict[float, dict[str, float]] = {}
+    history: list[dict[str, float]] = []
     if path.is_file():
         with path.open(newline="", encoding="utf-8") as file:
             for cells in csv.DictReader(file):
                 row = {key: float(value) for key, value in cells.items() if value}
                 if {"train/loss", "val/loss"} & row.keys():
-                    history = {step: old for step, old in history.items() if step < row["step"]}
-                    history[row["step"]] = row
-    return [*history.values()]
+                    while history and history[-1]["step"] >= row["step"]:
+                        history.pop()
+                    history.append(row)
+    return history
 
 
 def named(row: np.ndarray, signature: Signature) -> list[Any]:
