@@ -20,7 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
 from src import run_folder
-from src.callbacks import Monitor, Progress, Report
+from src.callbacks import Monitor, Report
 from src.config import Config, Tree, room_of
 from src.data.module import DataModule
 from src.errors import short
@@ -112,9 +112,9 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         named = self._get(self.config_init, "callbacks") or {}
         config = dict(self._get(self.config_init, "trainer"))
-        own = [run_folder.RunFolder(self.saved), Monitor(), Report()]
-        if config["enable_progress_bar"] is not False:
-            own.append(Progress())
+        shown = config["enable_progress_bar"] is not False
+        own = [run_folder.RunFolder(self.saved), Monitor(shown), Report()]
+        config["enable_progress_bar"] = False  # Lightning's
         config["callbacks"] = [*own, *filter(None, named.values()), *(config["callbacks"] or [])]
         config["default_root_dir"] = str(self.folder)
         if not any(isinstance(c, ModelCheckpoint) for c in config["callbacks"]):

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from src.callbacks import Monitor, Progress, Report, monitor, plots
+from src.callbacks import Monitor, Report, monitor, plots
 from src.callbacks.report import read_history
 from src.data.rows import Rows, Signature
 from src.tracking import MetricsCsv
@@ -150,8 +150,8 @@ def vectors(targets=()):
 def trainer(folder, *callbacks, **options):
     logger = Watcher()
     logger.run_dir = folder
-    plain = {"accelerator": "cpu", "enable_model_summary": False, "num_sanity_val_steps": 0}
-    plain["enable_progress_bar"] = any(isinstance(callback, Progress) for callback in callbacks)
+    plain = {"accelerator": "cpu", "enable_model_summary": False, "num_sanity_val_steps": 0,
+             "enable_progress_bar": False}  # fmt: skip
     options = {"max_epochs": 3, "logger": logger, "enable_checkpointing": False, **plain, **options}
     return L.Trainer(default_root_dir=folder, callbacks=list(callbacks), **options)
 
@@ -161,9 +161,9 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_prints_one_line_an_epoch(tmp_path, capsys):
+def test_monitor_prints_one_line_an_epoch(tmp_path, capsys):
     data = vectors()
-    fitting = trainer(tmp_path, Monitor(), Progress(), check_val_every_n_epoch=2)
+    fitting = trainer(tmp_path, Monitor(), check_val_every_n_epoch=2)
     fitting.fit(Model(data), datamodule=data)
     fitting.test(Model(data), datamodule=data, verbose=False)
     out, err = capsys.readouterr()
@@ -177,36 +177,34 @@ def test_progress_prints_one_line_an_epoch(tmp_path, capsys):
     assert "\r" not in err
 
 
-def test_progress_shows_a_bar_in_a_terminal_and_leaves_only_the_lines(
-    tmp_path, capsys, monkeypatch
-):
-    data, progress = vectors(), Progress()
+def test_monitor_shows_a_bar_in_a_terminal_and_leaves_only_the_lines(tmp_path, capsys, monkeypatch):
+    data = vectors()
     monkeypatch.setattr(sys, "stderr", Terminal())
-    fitting = trainer(tmp_path, progress, max_epochs=2)
+    fitting = trainer(tmp_path, Monitor(), max_epochs=2)
     fitting.fit(Model(data, slow_val=0.11), datamodule=data)
     shown = sys.stderr.getvalue()
     assert "epoch 2/2:" in shown
+    assert "fit" not in shown  # beside which the run would print
     assert re.search("[56]/6", shown)  # batches of train and val
     assert shown.endswith("\r")  # cleared
     assert capsys.readouterr().out.count("\n") == 2
 
 
-def test_progress_clears_its_bars_before_an_error(tmp_path, monkeypatch):
+def test_monitor_clears_its_bar_before_an_error(tmp_path, monkeypatch):
     def broken(self, batch, i):
         raise FloatingPointError("loss is nan")
 
-    data, model, progress = vectors(), Model(vectors()), Progress()
+    data, model = vectors(), Model(vectors())
     monkeypatch.setattr(Model, "validation_step", broken)
     monkeypatch.setattr(sys, "stderr", Terminal())
     with pytest.raises(FloatingPointError):
-        trainer(tmp_path, progress).fit(model, datamodule=data)
+        trainer(tmp_path, Monitor()).fit(model, datamodule=data)
     assert sys.stderr.getvalue().endswith("\r")
 
 
-def test_progress_of_another_rank_is_silent(tmp_path, capsys):
-    data, progress = vectors(), Progress()
-    progress.disable()
-    trainer(tmp_path, progress, max_epochs=1).fit(Model(data), datamodule=data)
+def test_monitor_is_silent_if_asked(tmp_path, capsys):
+    data = vectors()
+    trainer(tmp_path, Monitor(show=False), max_epochs=1).fit(Model(data), datamodule=data)
     assert capsys.readouterr().out == ""
 
 

@@ -167,7 +167,7 @@ C = "{tmp}/c.yaml"
     WHOLE.replace("    net: MLP\n", ""): f"{C}:2: `model.net` is not set: add it to --config FILE, or give --model.net NAME; {NETS}",
     WHOLE.replace("1e-3", "'fast'"): f'{C}:4: `model.optimizer.lr` is "fast", not a number',
     WHOLE + "callbacks: {stop: {EarlyStopping: {patient: 3}}}\n": f"{C}:7: `callbacks.stop.patient`: EarlyStopping has no such option; did you mean patience? there are: monitor, mode, patience, min_delta",
-    WHOLE + "callbacks: {stop: true}\n": f"{C}:7: `callbacks.stop`: true is no Callback; there are: Checkpoint, EarlyStopping, EMA, Monitor, Progress, Report, ...",
+    WHOLE + "callbacks: {stop: true}\n": f"{C}:7: `callbacks.stop`: true is no Callback; there are: Checkpoint, EarlyStopping, EMA, Monitor, Report, ...",
     WHOLE + "base: other.yaml\n": "no config {tmp}/other.yaml (`base` of " + f"{C}); did you mean {C}? there are: {C}, configs/breast_cancer_mlp.yaml, ...",
     WHOLE + "base: [c.yaml]\n": f"{C}: `base` goes round in a circle",
     MODEL: "`data.source` is not set: add it to --config FILE, or give --data.source NAME; " + SOURCES,

@@ -3,7 +3,6 @@
 from src.callbacks.checkpoint import Checkpoint, EarlyStopping
 from src.callbacks.ema import EMA
 from src.callbacks.monitor import Monitor
-from src.callbacks.progress import Progress
 from src.callbacks.report import Report
 
-__all__ = ["Checkpoint", "EarlyStopping", "EMA", "Monitor", "Progress", "Report"]
+__all__ = ["Checkpoint", "EarlyStopping", "EMA", "Monitor", "Report"]

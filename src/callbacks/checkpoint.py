@@ -1,9 +1,8 @@
-"""What is kept of a run: the best model and the newest."""
+"""What is kept of a run, the best model and the newest, and when it stops."""
 
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning.pytorch as L
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -16,7 +15,7 @@ class Checkpoint(ModelCheckpoint):
     Args:
         monitor: Metric that chooses, `split/name`.
         mode: Whether the least or the greatest value is the best.
-        every_n_epochs: Epochs between two checkpoints, 1 or more.
+        every_n_epochs: Epochs between two checkpoints; 0 keeps only the newest, at the end.
     """
 
     def __init__(
@@ -25,10 +24,6 @@ class Checkpoint(ModelCheckpoint):
         mode: Literal["min", "max"] = "min",
         every_n_epochs: int = 1,
     ) -> None:
-        if every_n_epochs < 1:
-            raise ValueError(
-                f"`callbacks.checkpoint.every_n_epochs` is {every_n_epochs}, not 1 or more"
-            )
         super().__init__(
             filename="best",
             monitor=monitor,
@@ -36,13 +31,11 @@ class Checkpoint(ModelCheckpoint):
             save_last=True,
             every_n_epochs=every_n_epochs,
             enable_version_counter=False,
-            auto_insert_metric_name=False,
         )
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if stage == "fit" and (not len(data.split.val) or trainer.limit_val_batches == 0):
+        if stage == "fit" and not (trainer.limit_val_batches and len(trainer.datamodule.split.val)):
             self.monitor = None
         super().setup(trainer, pl_module, stage)
 

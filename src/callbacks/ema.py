@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import lightning.pytorch as L
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
@@ -27,12 +26,10 @@ class EMA(WeightAveraging):
 
         super().__init__(avg_fn=average)
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._device = trainer.strategy.root_device  # the model itself gets there later
         super().setup(trainer, pl_module, stage)
 
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
         if trainer.state.fn == "fit":  # a test takes the average, which `state_dict` holds
             super().on_load_checkpoint(trainer, pl_module, checkpoint)

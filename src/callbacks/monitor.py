@@ -1,4 +1,4 @@
-"""How the training goes: rates, gradients, speed."""
+"""What is seen of a run while it trains: rate, gradients and speed, a line an epoch, a live bar."""
 
 import math
 import time
@@ -6,31 +6,64 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
+from tqdm import tqdm
 
 EVERY_N_STEPS = 16
 
 
 class Monitor(Callback):
-    """Logs once an epoch `lr`, `grad_norm` (before clipping) and `samples_per_s`.
+    """Logs once an epoch `lr`, `grad_norm` (before clipping) and `samples_per_s`; prints a line.
 
-    The gradient norm is the mean of that of every 16th step of the optimizer.
+    The gradient norm is the mean of that of every 16th step of the optimizer. The line has what
+    train logs, and the same of val. In a terminal there is a live bar, too.
+
+    Args:
+        show: Whether it prints lines and shows the bar.
     """
 
-    _started = 0.0
+    def __init__(self, show: bool = True) -> None:
+        self.show = show
+        self._bar = tqdm(disable=True)
+        self._val_s = 0.0  # of validation in this epoch
 
-    def on_train_epoch_start(self, *_: Any) -> None:
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self.show = self.show and trainer.is_global_zero
+        if stage != "fit":  # which opens one an epoch
+            self._open(stage)
+
+    def _open(self, what: str, total: float | None = None) -> None:
+        self._bar.close()
+        hidden = None if self.show else True  # None: unless it is a terminal
+        self._bar = tqdm(desc=what, total=total, leave=False, disable=hidden)
+
+    def _advance(self, *_: Any, **__: Any) -> None:
+        self._bar.update()
+
+    def _close(self, *_: Any, **__: Any) -> None:
+        self._bar.close()
+
+    on_train_batch_end = on_validation_batch_end = _advance
+    on_test_batch_end = on_predict_batch_end = _advance
+    on_exception = teardown = _close
+
+    def on_train_epoch_start(self, trainer: Any, *_: Any) -> None:
+        self.on_train_end(trainer)
+        self.on_train_start(trainer)
+
+    def on_train_start(self, trainer: Any, *_: Any) -> None:
+        """Begins an epoch, be it one that is gone on with, whose start has been."""
         self._norms: list[torch.Tensor] = []
-        self._steps = 0
+        self._steps, self._val_s = 0, 0.0
+        last = f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else ""
+        self._epoch = f"epoch {trainer.current_epoch + 1}{last}"
+        self._open(self._epoch, trainer.num_training_batches + sum(trainer.num_val_batches))
         self._started = time.perf_counter()
-
-    def on_train_start(self, *_: Any) -> None:
-        self.on_train_epoch_start()  # an epoch that is gone on with starts no more
 
     def on_validation_start(self, *_: Any) -> None:
         self._paused = time.perf_counter()
 
     def on_validation_end(self, *_: Any) -> None:
-        self._started += time.perf_counter() - self._paused
+        self._val_s += time.perf_counter() - self._paused
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         if self._steps % EVERY_N_STEPS == 0:
@@ -41,9 +74,22 @@ class Monitor(Callback):
         self._lr = optimizer.param_groups[0]["lr"]  # at the epoch's end it is that of the next
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        seconds = time.perf_counter() - self._started
-        values = {"samples_per_s": pl_module.num_seen * trainer.world_size / seconds}
+        self._seconds = time.perf_counter() - self._started
+        num_seen = pl_module.num_seen * trainer.world_size
+        values = {"samples_per_s": num_seen / (self._seconds - self._val_s)}
         if self._norms:
-            norm = torch.stack(self._norms).mean()
-            values |= {"lr": float(self._lr), "grad_norm": float(norm)}  # waits for the device
+            values |= {"lr": self._lr, "grad_norm": torch.stack(self._norms).mean()}
         pl_module.log_dict(values)
+        self._bar.close()
+
+    def on_train_end(self, trainer: Any, *_: Any) -> None:
+        """Prints the line of an epoch, after the model's `on_train_epoch_end`, which logs it."""
+        found = trainer.callback_metrics
+        names = [key.removeprefix("train/") for key in found if key.startswith("train/")]
+        if not (names and self.show):
+            return
+        splits = ["train", "val"] if self._val_s else ["train"]
+        keys = [f"{split}/{name}" for split in splits for name in names]
+        words = [f"{key} {found[key]:.4g}" for key in keys if key in found]
+        speed = f"{found['samples_per_s']:,.0f} rows/s"
+        print(self._epoch, *words, speed, f"{self._seconds:.1f} s", sep="  ", flush=True)

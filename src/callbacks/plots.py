@@ -27,8 +27,7 @@ def sheet(path: Path, count: int, most: int, width: float, height: float) -> Ite
 
 def curves(history: list[dict[str, float]], best: float | None, path: Path) -> None:
     """Each metric of train and val over the epochs, and which of these is the `best`."""
-    keys = (key for row in history for key in row if "/" in key)
-    names = list(dict.fromkeys(key.partition("/")[2] for key in keys))
+    names = dict.fromkeys(key.partition("/")[2] for row in history for key in row if "/" in key)
     with sheet(path, len(names), 2, 4.2, 3.2) as axes:
         for ax, name in zip(axes, names, strict=True):
             for split, color in COLORS.items():
@@ -53,20 +52,20 @@ def confusion(counts: np.ndarray, names: Sequence[str], title: str, path: Path) 
             for t, p in np.argwhere(counts):
                 color = "white" if shares[t, p] > 0.6 else "black"
                 ax.text(p, t, counts[t, p], color=color, size=8, ha="center", va="center")
-            ax.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0)
+            ax.set_xticks(range(len(names)), names, rotation=90)
             ax.set_yticks(range(len(names)), names)
         ax.set(xlabel="predicted", ylabel="true", title=f"{title}: {counts.sum():,} rows")
-        ax.figure.colorbar(image, label="share of the true class", fraction=0.046)
+        ax.figure.colorbar(image, label="share of the true class")
 
 
 def pictures(x: np.ndarray, captions: Sequence[str], path: Path) -> None:
     """Images `(N, C, H, W)`, or signals `(N, C, L)` as lines."""
-    x = (x - np.nanmin(x)) / ((np.nanmax(x) - np.nanmin(x)) or 1) if x.ndim == 4 else x
+    low, high = np.nanmin(x), np.nanmax(x)
     with sheet(path, len(x), 6, 1.8, 2.3) as axes:
-        for ax, row, caption in zip(axes, x, captions, strict=True):
+        for ax, row, caption in zip(axes, (x - low) / (high - low or 1), captions, strict=True):
             if row.ndim == 2:
                 ax.plot(row.T, lw=1)
-            else:
+            else:  # colours, or the first channel in grey
                 channels = 3 if len(row) >= 3 else 1
                 ax.imshow(row.transpose(1, 2, 0)[..., :channels], cmap="gray", vmin=0, vmax=1)
             ax.set_axis_off()

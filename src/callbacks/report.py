@@ -18,8 +18,9 @@ NUM_MISTAKES = 24
 class Report(Callback):
     """Puts into `plots/` of the run folder, and shows to W&B, what a run has come to.
 
-    After `fit` these are curves, from `metrics.csv`, and what became of the validation rows, after
-    `test` of the test rows: a confusion matrix, or predicted against true values; worst mistakes.
+    After `fit` these are curves, from `metrics.csv`, and what became of the validation rows in the
+    last epoch, after `test` of the test rows: a confusion matrix, or predicted against true values,
+    and the worst mistakes.
     """
 
     def on_fit_start(self, trainer: Any, *_: Any) -> None:
@@ -69,30 +70,28 @@ class Report(Callback):
 
         worst = (-error).argsort(kind="stable")[:NUM_MISTAKES]
         worst = worst[error[worst] > 0]
-        x, columns = data.rows.x[row[worst]], ["row", "true", "predicted", kind]
+        x = data.rows.x[row[worst]]
+        columns = ["row", "true", "predicted", kind, *signature.feature_names]
         lines = [
-            [str(data.names[row[i]]), text(y[i]), text(preds[i]), float(str(error[i]))]
+            [str(data.names[row[i]]), text(y[i]), text(preds[i]), float(f"{error[i]:.4g}")]
             for i in worst
         ]
-        if len(signature.in_shape) == 1:
-            columns += signature.feature_names or [f"x{i}" for i in range(*signature.in_shape)]
-            lines = [line + raw(values, signature) for line, values in zip(lines, x, strict=True)]
-        elif lines:
+        if x.ndim > 2 and lines:
             captions = [f"true {t}\npredicted {p}: {value:.3g}" for _, t, p, value in lines]
             self._draw("mistakes", plots.pictures, x, captions)
+        lines = [line + named(values, signature) for line, values in zip(lines, x, strict=True)]
         path = self.folder / f"mistakes_{self.split}.csv"
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([columns, *lines])
         tell(self.trainer, "log_table", f"{self.split}/mistakes_table", columns, lines)
 
     def _confusion(self, y: np.ndarray, preds: np.ndarray, names: tuple[str, ...]) -> None:
-        counts = np.zeros((len(names), len(names)), np.int64)
-        np.add.at(counts, (y, preds), 1)
-        when = " after the last epoch" if self.split == "val" else ""
-        self._draw("confusion", plots.confusion, counts, names, f"{self.split}{when}")
+        size = len(names)
+        counts = np.bincount(y * size + preds, minlength=size**2).reshape(size, size)
+        self._draw("confusion", plots.confusion, counts, names, self.split)
         cells = [[names[t], names[p], int(counts[t, p])] for t, p in np.argwhere(counts)]
-        columns = ["true", "predicted", "rows"]
-        tell(self.trainer, "log_table", f"{self.split}/confusion_table", columns, cells)
+        key = f"{self.split}/confusion_table"
+        tell(self.trainer, "log_table", key, ["true", "predicted", "rows"], cells)
 
     def _draw(self, name: str, plot: Callable, *args: Any) -> None:
         path = self.folder / f"{name}_{self.split}.png"
@@ -121,9 +120,9 @@ def read_history(path: Path) -> list[dict[str, float]]:
     return history
 
 
-def raw(row: np.ndarray, signature: Signature) -> list[Any]:
-    """A row of a table as it was before its categories were coded."""
-    values: list[Any] = [float(str(value)) for value in row]  # the shortest, 13.24 in float32 too
+def named(row: np.ndarray, signature: Signature) -> list[Any]:
+    """The features that have names, as they were before categories were coded."""
+    values: list[Any] = [float(str(value)) for value in row.flat[: len(signature.feature_names)]]
     for name, kinds in signature.categories.items():
         i = signature.feature_names.index(name)
         values[i] = ("", *kinds)[int(values[i])]

@@ -8,15 +8,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 class TensorBoard(TensorBoardLogger):
     """Writes TensorBoard's event files into `tensorboard/` of the run folder."""
 
-    run_dir = Path("runs") / "unnamed"
+    run_dir: Path
 
     def __init__(self) -> None:
-        try:
-            super().__init__("", name="", version="tensorboard", default_hp_metric=False)
-        except ModuleNotFoundError:
-            raise ValueError(
-                "`trainer.logger`: TensorBoard needs pip install tensorboard  (extra `tensorboard`)"
-            ) from None
+        super().__init__("", name="", version="tensorboard", default_hp_metric=False)
 
     @property
     def root_dir(self) -> str:

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Wandb(WandbLogger):
         log_model: Whether the best checkpoint is kept as an artifact.
     """
 
-    run_dir = Path("runs") / "unnamed"
+    run_dir: Path
 
     def __init__(self, project: str | None = None, log_model: bool = True) -> None:
         self.off = False
@@ -57,7 +57,7 @@ class Wandb(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run at W&B, started at the first use; `None` if W&B is off."""
+        """The run at W&B, started at the first use; `None` if W&B is broken."""
         if self._experiment is None:
             self._start()
         return self._experiment
@@ -68,48 +68,46 @@ class Wandb(WandbLogger):
             os.environ.setdefault(name, value)
         import wandb
 
-        mode = wandb.setup().settings.mode
-        if mode == "disabled":
-            self.off = True
-            return
         if wandb.run is not None:  # of an earlier run in this process
             wandb.finish()
-        why = f"WANDB_MODE={mode}" if mode in ("offline", "dryrun") else ""
-        try:
-            if not (why or wandb.login(prompt=False, verify=False)):
-                why = "no key"
-            where = why or self._init(mode).url
-        except wandb.Error as error:
-            why = str(error).partition("\n")[0]
-            wandb.teardown()  # its service holds the id of the run that didn't start
-        if why:
-            self._init("offline")
-            folder = self.run_dir.parent / "wandb"
-            where = f"offline ({why}); `wandb leet` shows, `wandb sync` uploads what is in {folder}"
-        print(f"W&B: {where}", file=sys.stderr)
-
-    def _init(self, mode: Any) -> Any:
+        mode = wandb.setup().settings.mode
+        if mode == "disabled":
+            self._experiment = wandb.init(mode=mode)  # takes everything, does nothing
+            return
         id_path = self.run_dir / "wandb_run_id"  # one id for all that this folder ever logs
         if not id_path.exists():
             id_path.write_text(uuid.uuid4().hex[:8])
         folders = {"dir": str(self.run_dir.parent), "name": self.run_dir.name}
         self._wandb_init |= {**folders, "id": id_path.read_text(), "mode": mode}
         self._wandb_init.pop("anonymous", None)  # W&B warns of it
-        return super().experiment
+        why = f"WANDB_MODE={mode}" if mode in ("offline", "dryrun") else ""
+        try:
+            if not (why or wandb.login(prompt=False, verify=False)):
+                why = "no key"
+            where = why or super().experiment.url
+        except wandb.Error as error:
+            why = str(error).partition("\n")[0]
+            wandb.teardown()  # its service holds the id of the run that didn't start
+        if why:
+            self._wandb_init["mode"] = "offline"
+            _ = super().experiment
+            folder = self.run_dir.parent / "wandb"
+            where = f"offline ({why}); `wandb leet` shows, `wandb sync` uploads what is in {folder}"
+        print(f"W&B: {where}", file=sys.stderr)
 
     log_metrics = harmless(WandbLogger.log_metrics)
     log_image = harmless(WandbLogger.log_image)
     log_table = harmless(WandbLogger.log_table)
 
     @harmless
-    def log_config(self, config: Mapping[str, Any]) -> None:
+    def log_config(self, config: dict[str, Any]) -> None:
         """Adds to the run's config, nested as it is."""
-        self.experiment.config.update(dict(config), allow_val_change=True)
+        self.experiment.config.update(config, allow_val_change=True)
 
     @harmless
-    def log_summary(self, values: Mapping[str, Any]) -> None:
+    def log_summary(self, values: dict[str, Any]) -> None:
         """Sets what holds for the whole run."""
-        self.experiment.summary.update(dict(values))
+        self.experiment.summary.update(values)
 
     @harmless
     def finalize(self, status: str) -> None:
