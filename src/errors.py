@@ -60,6 +60,9 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, MemoryError) or re.search("allocate.* memory|out of memory", text):
         less = "lower `data.batch_size` or the sizes of `model.net`"
         return f"not enough memory: {less} ({short(text, 120)})", WRONG_INPUT
+    if "loading state_dict" in text:
+        first = str(error).splitlines()[1].strip()
+        return f"`ckpt_path` does not fit this model: {short(first)}", WRONG_INPUT
     wrong = isinstance(error, (ValueError, OSError)) or name == "MisconfigurationException"
     if wrong and "/src/" in places[0]:
         return text, WRONG_INPUT
