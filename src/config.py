@@ -11,7 +11,6 @@ import inspect
 import json
 import os
 import re
-from collections import abc
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -29,32 +28,22 @@ Key = tuple[str, ...]
 Tree = dict[str, Any]
 Room = tuple[str, ...]
 
+LR = "torch.optim.lr_scheduler"
 # The keys whose value names a class: the class that it must be a kind of, then the packages where
 # such are looked up by a short name; `*` stands for any key.
 ROOMS: dict[str, Room] = {
     "model": ("src.models.model.Model", "src.models"),
     "model.net": ("src.nets.net.Net", "src.nets"),
     "model.optimizer": ("torch.optim.Optimizer", "torch.optim"),
-    "model.scheduler": (
-        "torch.optim.lr_scheduler.LRScheduler", "src.models.schedules", "torch.optim.lr_scheduler",
-    ),
+    "model.scheduler": (f"{LR}.LRScheduler", "src.models.schedules", LR),
     "model.augment": ("src.models.augment.Augmentation", "src.models.augment"),
     "data.source": ("src.data.rows.Source", "src.data.sources"),
     "data.partition": ("src.data.partition.Partition", "src.data.partition"),
     "callbacks.*": ("lightning.pytorch.Callback", "src.callbacks", "lightning.pytorch.callbacks"),
-    "trainer.logger": (
-        "lightning.pytorch.loggers.Logger", "src.tracking", "lightning.pytorch.loggers",
-    ),
-}  # fmt: skip
+    "trainer.logger": ("lightning.pytorch.loggers.Logger", "src.tracking"),
+}
 # The keys whose value holds the arguments of a class that is always the same.
 SECTIONS = {"data": "src.data.module.DataModule", "trainer": "lightning.pytorch.Trainer"}
-# The type of each top-level key.
-ROOT = {
-    name: Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind)
-    for name, kind in {
-        "model": NoneType, "data": dict, "trainer": dict, "callbacks": dict, "seed_everything": int,
-    }.items()
-}  # fmt: skip
 # Arguments that the program itself gives to a class, never a config.
 GIVEN = {
     "model.net": {"in_shape", "out_dim", "num_categories"},
@@ -73,10 +62,9 @@ trainer:
   enable_model_summary: false
   enable_autolog_hparams: false
 """
-SYNTAX = {"class_path", "init_args"}
 WORDS = {
     int: "an integer", float: "a number", bool: "true or false", str: "a text",
-    dict: "`key: value` pairs", NoneType: "null",
+    dict: "`key: value` pairs", list: "a list", tuple: "a list", NoneType: "null",
 }  # fmt: skip
 MAX_VALUES = 10_000  # of a file with its aliases written out
 
@@ -161,6 +149,17 @@ def merge(old: Any, new: Any) -> Any:
     return new
 
 
+@dataclass
+class Experiment:
+    """The top-level keys of a config."""
+
+    model: dict
+    data: dict
+    trainer: dict
+    callbacks: dict
+    seed_everything: int
+
+
 class Config:
     """A tree of options that knows where each came from.
 
@@ -174,25 +173,18 @@ class Config:
         self.tree = self._read(DEFAULTS, "")
 
     def add(self, text: str, name: str) -> None:
-        """Merges YAML that messages call `name`."""
+        """Merges a YAML text; messages call it `name`."""
         self.tree = merge(self.tree, self._read(text, name))
 
     def add_flag(self, flag: str, value: str) -> None:
-        """Merges `--a.b.c value`; the value is read as YAML, or as text if it is none."""
-        key = tuple(part for part in flag.split(".") if part not in SYNTAX)
-        if not all(key):
+        """Merges `--a.b.c value`, as YAML or, if the value is none, as text."""
+        if not all(parts := flag.split(".")):
             raise ValueError(f"--{flag} is no key: write it as --data.batch_size, say")
-        self.marks[key] = ""
+        lines = [f"{' ' * depth}{json.dumps(part)}:" for depth, part in enumerate(parts)]
         try:
-            tree = self._read(value, "", key)
+            self.add("\n".join(lines) + f" {value}", "")
         except yaml.YAMLError:
-            tree = self._read(json.dumps(value), "", key)
-        for end in reversed(range(len(key))):
-            self.marks.setdefault(key[: end + 1], "")
-            tree = {key[end]: tree}
-            if room_of(key[:end]):
-                tree = Choice(None, tree)
-        self.tree = merge(self.tree, tree)
+            self.add("\n".join(lines) + f" {json.dumps(value)}", "")
 
     def add_file(self, path: Path, via: tuple[Path, ...] = ()) -> None:
         """Merges a YAML file after those that its `base` lists, relative to its own folder.
@@ -210,9 +202,10 @@ class Config:
             raise FileNotFoundError(f"no config {path}{wanted}{hint(str(path), map(str, there))}")
         try:
             tree = self._read(path.read_text("utf-8-sig", "surrogateescape"), str(path))
+        except yaml.MarkedYAMLError as e:
+            raise ValueError(f"{place(e.problem_mark)}not YAML: {e.problem}") from None
         except (yaml.YAMLError, RecursionError) as e:
-            line = place(e.problem_mark) if isinstance(e, yaml.MarkedYAMLError) else f"{path}: "
-            raise ValueError(f"{line}not YAML: {getattr(e, 'problem', None) or short(e)}") from None
+            raise ValueError(f"{path}: not YAML: {short(e)}") from None
         if not isinstance(tree, dict):
             raise ValueError(f"config {path} holds no `key: value` lines")
         bases = tree.pop("base", [])
@@ -226,14 +219,13 @@ class Config:
         Raises:
             ValueError: The first that is wrong, with file and line and what there is instead.
         """
-        return self._options(self.tree, (), None)
+        return self._options(self.tree, (), Experiment)
 
-    def _read(self, text: str, name: str, key: Key = ()) -> Any:
-        """What YAML says of `key`."""
+    def _read(self, text: str, name: str) -> Any:
         loader = Loader(text)
         loader.name, self.size = name, 0
         node = loader.get_single_node()
-        return {} if node is None else self._tree(loader, node, key)
+        return {} if node is None else self._tree(loader, node, ())
 
     def _tree(self, loader: Loader, node: yaml.Node, key: Key) -> Any:
         """Dicts, lists, plain values, and a `Choice` for each key that names a class."""
@@ -252,8 +244,8 @@ class Config:
         found: Tree = {}
         for key_node, child in node.value:
             name, line = str(key_node.value), place(key_node.start_mark)
-            is_class = room and (name == "init_args" or name[:1].isupper())
-            inner = key if is_class else (*key, name)
+            is_form = name == "init_args" or name[:1].isupper()
+            inner = key if room and is_form and child.id == "mapping" else (*key, name)
             if name in found:
                 raise ValueError(f"{line}`{'.'.join((*key, name))}` is given twice")
             self.marks[inner] = line
@@ -276,7 +268,11 @@ class Config:
         """The class that `key` names, shortly or by its import path."""
         room = room_of(key) or ()
         try:
-            cls = load(name) if isinstance(name, str) and "." in name else classes(room).get(str(name))
+            cls = (
+                load(name)
+                if isinstance(name, str) and "." in name
+                else classes(room).get(str(name))
+            )
         except Exception as e:  # whatever a module raises while it is imported
             raise self._wrong(key, f": can't import {name}: {e}") from e
         if not (inspect.isclass(cls) and issubclass(cls, load(room[0]))):
@@ -284,15 +280,14 @@ class Config:
             raise self._wrong(key, f": {shown(name)} is no {kind}{listed}")
         return cls
 
-    def _options(self, given: Any, key: Key, cls: type | None) -> Tree:
-        """The arguments of a class; without one, the top-level keys."""
+    def _options(self, given: Any, key: Key, cls: type) -> Tree:
         if not isinstance(given, dict):
             raise self._wrong(key, f" is {shown(given)}, not {WORDS[dict]}")
-        there = options(cls, ".".join(key)) if cls else ROOT
-        owner = f"{cls.__name__} has" if cls else "there is"
+        there = options(cls, ".".join(key))
         for name in given:
             if name not in there:
-                raise self._wrong((*key, name), f": {owner} no such option{hint(name, there)}")
+                listed = hint(name, there)
+                raise self._wrong((*key, name), f": {cls.__name__} has no such option{listed}")
         for name, option in there.items():
             if option.default is option.empty and given.get(name) is None:
                 raise self._unset((*key, name))
@@ -374,15 +369,14 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def readable(kind: Any) -> str:
-    """A type in words: `an integer or null`, `one of a, b`, `a list (each a number)`."""
+    """A type in words: `an integer or null`, `one of a, b`, `a list (a number, ...)`."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is Literal:
         return f"one of {', '.join(map(str, args))}"
-    if origin in (Union, UnionType):  # without tensors and such, which no YAML can hold
-        plain = [a for a in args if a in WORDS or get_args(a)] or args
-        return " or ".join(dict.fromkeys(map(readable, plain)))
-    if args and origin is not abc.Callable:
-        each = "" if origin is tuple and ... not in args else "each "
-        inner = ", ".join(readable(a) for a in args[origin is dict :] if a is not ...)
-        return f"{WORDS.get(origin, 'a list')} ({each}{inner})"
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(map(readable, args)))
+    if origin in (list, tuple, dict):
+        args = (*args, ...) if origin is list else args
+        inner = ", ".join("..." if arg is ... else readable(arg) for arg in args)
+        return f"{WORDS[origin]} ({inner})"
     return WORDS.get(kind, getattr(kind, "__name__", str(kind)))

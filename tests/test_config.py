@@ -151,7 +151,7 @@ def test_types():
     assert not fits("abc", int)
     assert fits([1, 2], list[int])
     assert not fits([1, 2.5], list[int])
-    assert readable(list[int] | None) == "a list (each an integer) or null"
+    assert readable(list[int] | None) == "a list (an integer, ...) or null"
     assert readable(tuple[float, float]) == "a list (a number, a number)"
     assert fits(None, int | None)
     assert not fits(None, int)
