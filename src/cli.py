@@ -35,7 +35,6 @@ NOISE = (
     r"predict returned None|was configured so|Glyph|across ranks is zero|WeightAveraging callback|"
     r"Missing logger folder|The dirpath has changed|args parameter is intended)"
 )
-MAX_PROCESSES_PER_CORE = 4
 
 
 class CLI(LightningCLI):
@@ -87,11 +86,10 @@ class CLI(LightningCLI):
         if self.command != "fit":
             config["logger"] = False  # the run's own record stays that of its training
         trainer = self.trainer_class(**config)
-        most = MAX_PROCESSES_PER_CORE * (os.cpu_count() or 1)
+        most = 4 * (os.cpu_count() or 1)
         if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > most:
-            raise ValueError(
-                f"`trainer.devices` is {trainer.num_devices}: at most {most} CPU processes"
-            )
+            devices = trainer.num_devices
+            raise ValueError(f"`trainer.devices` is {devices}: at most {most} CPU processes")
         for logger in trainer.loggers:
             logger.run_dir = self.folder  # type: ignore[attr-defined]
             if isinstance(logger, Wandb):

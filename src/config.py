@@ -197,9 +197,9 @@ class Config:
         if path in via:
             raise ValueError(f"{path}: `base` goes round in a circle")
         if not path.is_file():
-            there = sorted({*path.parent.glob("[!.]*.yaml"), *Path("configs").glob("*.yaml")})
             wanted = f" (`base` of {via[-1]})" if via else ""
-            raise FileNotFoundError(f"no config {path}{wanted}{hint(str(path), map(str, there))}")
+            listed = hint(str(path), sorted(map(str, Path("configs").glob("*.yaml"))))
+            raise FileNotFoundError(f"no config {path}{wanted}{listed}")
         try:
             tree = self._read(path.read_text("utf-8-sig", "surrogateescape"), str(path))
         except yaml.MarkedYAMLError as e:
@@ -322,11 +322,8 @@ class Config:
         choice = value if isinstance(value, Choice) else Choice(self._class(value, key), {})
         if choice.cls is None:
             raise self._unset(key)
-        args = self._options(choice.args, key, choice.cls)
-        return {
-            "class_path": f"{choice.cls.__module__}.{choice.cls.__qualname__}",
-            "init_args": args,
-        }
+        path = f"{choice.cls.__module__}.{choice.cls.__qualname__}"
+        return {"class_path": path, "init_args": self._options(choice.args, key, choice.cls)}
 
     def _wrong(self, key: Key, text: str) -> ValueError:
         """An error that begins with the file and line that set `key`, or what is above it."""

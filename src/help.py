@@ -35,8 +35,8 @@ def show() -> None:
                 print(f"  {name:<22}{about.get(name, '')}")
     print("configs")
     for file in sorted(Path("configs").rglob("*.yaml")):
-        _, *about = re.findall("^# (.*)", file.read_text("utf-8"), re.M) or [""]
-        print(f"  {file!s:<38}{''.join(about[:1])}")
+        _, *lines = re.findall("^# (.*)", file.read_text("utf-8"), re.M) or [""]
+        print(f"  {file!s:<38}{''.join(lines[:1])}")
 
 
 def explain(command: str, about: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import pickle
 import shutil
 import time
 from collections.abc import Iterator
@@ -26,13 +25,9 @@ STATED = ("config.yaml", "partition.json", "statistics.json")
 
 @contextmanager
 def opened(root: Path, run: str | None, config: str, checkpoint: Path | None) -> Iterator[Path]:
-    """The run folder, made if need be; taken away again if nothing came of the run.
+    """A folder below `root` for a run; taken away again if nothing came of it.
 
-    Args:
-        root: Where run folders are.
-        run: Name that the person gave.
-        config: Name of the config, for a new folder.
-        checkpoint: The checkpoint that is gone on with.
+    It is `run`'s, or that of the checkpoint that is gone on with, or a new `CONFIG-STAMP`.
 
     Raises:
         ValueError: There is a run of that name already.
@@ -53,7 +48,6 @@ def opened(root: Path, run: str | None, config: str, checkpoint: Path | None) ->
 
 
 def _choose(root: Path, run: str | None, config: str, checkpoint: Path | None) -> Path:
-    """`run`'s folder, or the checkpoint's, or a new `CONFIG-STAMP`."""
     job, is_torchrun = os.environ.get("SLURM_JOB_ID"), "TORCHELASTIC_RUN_ID" in os.environ
     if run is not None:
         folder = root / run
@@ -88,7 +82,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, KeyError) as e:
+    except Exception as e:  # each kind of damage raises another one
         raise ValueError(f"checkpoint {path} is damaged, or no checkpoint") from e
     if not isinstance(checkpoint, dict) or not {"config", "DataModule"} <= checkpoint.keys():
         raise ValueError(f"checkpoint {path} was not written by this project: it has no config")
@@ -130,15 +124,13 @@ def write_predictions(folder: Path, model: Model, data: DataModule) -> None:
     """Writes a CSV: the row, then the class and its probabilities, or the values."""
     path = folder / f"predictions_{Path(data.predict_path or 'test').stem}.csv"
     scores, _, rows = model.results["predict"]
-    signature, names = data.signature, data.names
+    classes = data.signature.class_names
+    names = ["predicted", *classes] if classes else data.signature.target_names
+    tops = scores.argmax(1).tolist()
     with path.open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)
-        if signature.class_names:
-            out.writerow(["row", "predicted", *signature.class_names])
-            best = [[signature.class_names[c]] for c in scores.argmax(1).tolist()]
-        else:
-            out.writerow(["row", *signature.target_names])
-            best = [[]] * len(scores)
-        for row, label, values in zip(rows.tolist(), best, scores.tolist(), strict=True):
-            out.writerow([names[row], *label, *(f"{v:.9g}" for v in values)])
+        out.writerow(["row", *names])
+        for row, top, values in zip(rows.tolist(), tops, scores.tolist(), strict=True):
+            best = [classes[top]] if classes else []
+            out.writerow([data.names[row], *best, *(f"{v:.9g}" for v in values)])
     print(f"predictions: {path}")

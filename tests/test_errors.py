@@ -49,7 +49,9 @@ def refused(go, tmp_path):
 
     def check(line, typed, *words, code=2):
         said = go(typed, *words)
-        expected = f"error: {line}\n".replace("{tmp}", str(tmp_path)).replace("{most}", str(4 * os.cpu_count()))
+        expected = f"error: {line}\n".replace("{tmp}", str(tmp_path)).replace(
+            "{most}", str(4 * os.cpu_count())
+        )
         if line.endswith("..."):  # a list that torch or Lightning adds to
             expected = expected[:-4] + said.err[len(expected) - 4 :]
         assert said.err == expected
@@ -169,7 +171,7 @@ C = "{tmp}/c.yaml"
     WHOLE.replace("1e-3", "'fast'"): f'{C}:4: `model.optimizer.lr` is "fast", not a number or Tensor',
     WHOLE + "callbacks: {stop: {EarlyStopping: {patient: 3}}}\n": f"{C}:7: `callbacks.stop.patient`: EarlyStopping has no such option; did you mean patience? there are: monitor, mode, patience, min_delta",
     WHOLE + "callbacks: {stop: true}\n": f"{C}:7: `callbacks.stop`: true is no Callback; there are: Checkpoint, EarlyStopping, EMA, Monitor, Progress, Report, ...",
-    WHOLE + "base: other.yaml\n": "no config {tmp}/other.yaml (`base` of " + f"{C}); did you mean {C}? there are: {C}, configs/breast_cancer_mlp.yaml, ...",
+    WHOLE + "base: other.yaml\n": "no config {tmp}/other.yaml (`base` of " + f"{C}); there are: configs/breast_cancer_mlp.yaml, ...",
     WHOLE + "base: [c.yaml]\n": f"{C}: `base` goes round in a circle",
     MODEL: "`data.source` is not set: add it to --config FILE, or give --data.source NAME; " + SOURCES,
 }.items())  # fmt: skip
