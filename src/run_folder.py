@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,9 @@ def opened(root: Path, run: str | None, config: str, checkpoint: Path | None) ->
         yield folder
     finally:
         del os.environ[RUN_DIR]
-        if {path.name for path in folder.iterdir()} <= {*STATED, "wandb_run_id"}:
-            shutil.rmtree(folder)
+        with suppress(OSError):  # another rank was faster
+            if {path.name for path in folder.iterdir()} <= {*STATED, "wandb_run_id"}:
+                shutil.rmtree(folder)
 
 
 def _choose(root: Path, run: str | None, config: str, checkpoint: Path | None) -> Path:
