@@ -155,7 +155,8 @@ def run(command: str, argv: list[str]) -> dict[str, float]:
         if name not in ("config", *own):
             config.add_flag(name, value)
     tree = config.checked()
-    root, name = Path(tree["trainer"]["default_root_dir"]), Path([*files, path or "run"][0]).stem
+    root = Path(tree["trainer"]["default_root_dir"] or "runs")
+    name = Path([*files, path or "run"][0]).stem
     with run_folder.opened(root, own.get("run"), name, path) as folder, quiet():
         cli = CLI("print_config" if "--print_config" in argv else command, tree, folder, checkpoint)
         cli.execute(path)
