@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
         if command in ("-h", "--help", "help"):
             print(USAGE.format("\n".join(f"  {k:<10}{v}" for k, v in SUBCOMMANDS.items())))
         elif command == "list":
-            from src.listing import show
+            from src.help import show
 
             show()
         elif command in SUBCOMMANDS and {"-h", "--help"} & {*rest}:

@@ -11,7 +11,7 @@ import inspect
 import json
 import os
 import re
-from collections import abc
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from inspect import Parameter
@@ -28,33 +28,43 @@ Key = tuple[str, ...]
 Tree = dict[str, Any]
 Room = tuple[str, ...]
 
+LR = "torch.optim.lr_scheduler"
 # The keys whose value names a class: the class that it must be a kind of, then the packages where
 # such are looked up by a short name; `*` stands for any key.
 ROOMS: dict[str, Room] = {
     "model": ("src.models.model.Model", "src.models"),
     "model.net": ("src.nets.net.Net", "src.nets"),
     "model.optimizer": ("torch.optim.Optimizer", "torch.optim"),
-    "model.scheduler": (
-        "torch.optim.lr_scheduler.LRScheduler", "src.models.schedules", "torch.optim.lr_scheduler",
-    ),
+    "model.scheduler": (f"{LR}.LRScheduler", "src.models.schedules", LR),
     "model.augment": ("src.models.augment.Augmentation", "src.models.augment"),
     "data.source": ("src.data.rows.Source", "src.data.sources"),
     "data.partition": ("src.data.partition.Partition", "src.data.partition"),
     "callbacks.*": ("lightning.pytorch.Callback", "src.callbacks", "lightning.pytorch.callbacks"),
-    "trainer.logger": (
-        "lightning.pytorch.loggers.Logger", "src.tracking", "lightning.pytorch.loggers",
-    ),
-}  # fmt: skip
+    "trainer.logger": ("lightning.pytorch.loggers.Logger", "src.tracking"),
+}
+# The keys whose value holds the arguments of a class that is always the same.
+SECTIONS = {"data": "src.data.module.DataModule", "trainer": "lightning.pytorch.Trainer"}
 # Arguments that the program itself gives to a class, never a config.
 GIVEN = {
     "model.net": {"in_shape", "out_dim", "num_categories"},
     "model.optimizer": {"params"},
     "model.scheduler": {"optimizer"},
 }
-SYNTAX = {"class_path", "init_args"}
+DEFAULTS = """
+seed_everything: 0
+data: {partition: Stratified}
+callbacks: {checkpoint: Checkpoint}
+trainer:
+  default_root_dir: runs
+  logger: [MetricsCsv, Wandb]
+  use_distributed_sampler: false  # the batches are sharded already, without padding
+  num_sanity_val_steps: 0
+  enable_model_summary: false
+  enable_autolog_hparams: false
+"""
 WORDS = {
     int: "an integer", float: "a number", bool: "true or false", str: "a text",
-    dict: "`key: value` pairs", NoneType: "null",
+    dict: "`key: value` pairs", list: "a list", tuple: "a list", NoneType: "null",
 }  # fmt: skip
 MAX_VALUES = 10_000  # of a file with its aliases written out
 
@@ -102,38 +112,52 @@ def options(cls: type, key: str = "") -> dict[str, Parameter]:
     """The arguments of a class that `key` may set, those behind `**kwargs` too."""
     found: dict[str, Parameter] = {}
     for base in cls.__mro__:
-        if "__init__" not in vars(base):
-            continue
+        init = base.__init__  # type: ignore[misc]
         try:
-            own = inspect.signature(base.__init__, eval_str=True)  # type: ignore[misc]
+            own = inspect.signature(init, eval_str=True).parameters
         except Exception:  # names that exist only for a type checker: such types go unchecked here
-            own = inspect.signature(base.__init__)  # type: ignore[misc]
-        for name, p in own.parameters.items():
-            if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or name in ("self", *GIVEN.get(key, ())):
-                continue
-            kind = Any if isinstance(p.annotation, str) or p.annotation is p.empty else p.annotation
-            kind = kind | None if p.default is None and kind is not Any else kind
-            found.setdefault(name, p.replace(annotation=kind))
-        if all(p.kind != p.VAR_KEYWORD for p in own.parameters.values()):
+            own = inspect.signature(init).parameters
+        for name, option in own.items():
+            found.setdefault(name, option)
+        if all(option.kind != option.VAR_KEYWORD for option in own.values()):
             break
-    return found
+    hidden = {"self", *GIVEN.get(key, ())}
+    stars = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    return {k: v for k, v in found.items() if k not in hidden and v.kind not in stars}
 
 
-def shown(value: Any) -> str:
-    """A value as a message shows it."""
-    return short(json.dumps(value, default=str), 60)
+@dataclass
+class Choice:
+    """A class that a key names, or none yet, and the options below that key."""
+
+    cls: type | None
+    args: Tree
+
+    def __str__(self) -> str:
+        return self.cls.__name__ if self.cls else str(self.args)
 
 
 def merge(old: Any, new: Any) -> Any:
     """`new` over `old`, leaf by leaf; another class keeps no value, only the classes below it."""
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return new
-    if new.get("class_path", old.get("class_path")) != old.get("class_path"):
-        parts = {
-            k: v for k, v in old["init_args"].items() if isinstance(v, dict) and "class_path" in v
-        }
-        return merge({"class_path": new["class_path"], "init_args": parts}, new)
-    return {**old, **{k: merge(old.get(k), v) for k, v in new.items()}}
+    if isinstance(old, Choice) and isinstance(new, Choice):
+        args = old.args
+        if new.cls not in (None, old.cls):
+            args = {k: v for k, v in args.items() if isinstance(v, Choice)}
+        return Choice(new.cls or old.cls, merge(args, new.args))
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {**old, **{k: merge(old.get(k), v) for k, v in new.items()}}
+    return new
+
+
+@dataclass
+class Experiment:
+    """The top-level keys of a config."""
+
+    model: dict
+    data: dict
+    trainer: dict
+    callbacks: dict
+    seed_everything: int
 
 
 class Config:
@@ -141,39 +165,26 @@ class Config:
 
     A class is chosen by its name (`net: MLP`), by its name with its options below
     (`net: {MLP: {norm: batch}}`), or in the parser's own form with `class_path` and `init_args`.
-
-    Args:
-        defaults: What holds where nothing else is said.
-        leaves: Type of each top-level option that is a plain value.
-        sections: Class of each top-level section whose keys are the arguments of that class.
     """
 
-    def __init__(self, defaults: Tree, leaves: dict[str, Any], sections: dict[str, type]) -> None:
-        self.leaves, self.sections = leaves, sections
-        self.marks: dict[Key, str] = {}  # where a key was set, as a message begins with it
-        self.texts: dict[Key, str] = {}  # of flags, as typed
-        self.tree: Tree = {}
-        self.add(defaults, "")
+    def __init__(self) -> None:
+        self.marks: dict[Key, str] = {}  # file and line of each key; empty for a flag
+        self.texts: dict[Key, str] = {}  # of plain values, as written
+        self.tree = self._read(DEFAULTS, "")
 
-    def add(self, tree: Tree, origin: str) -> None:
-        """Merges a tree that was not read from a file."""
-        self.marks[()] = origin and f"{origin}: "
-        self.tree = merge(self.tree, self._canonical(tree, ()))
+    def add(self, text: str, name: str) -> None:
+        """Merges a YAML text; messages call it `name`."""
+        self.tree = merge(self.tree, self._read(text, name))
 
     def add_flag(self, flag: str, value: str) -> None:
-        """Merges `--a.b.c value`; the value is read as YAML, or as text if that fits better."""
-        key = tuple(part for part in flag.split(".") if part not in SYNTAX)
-        if not all(key):
+        """Merges `--a.b.c value`, as YAML or, if the value is none, as text."""
+        if not all(parts := flag.split(".")):
             raise ValueError(f"--{flag} is no key: write it as --data.batch_size, say")
-        self.texts[key] = value
+        lines = [f"{' ' * depth}{json.dumps(part)}:" for depth, part in enumerate(parts)]
         try:
-            leaf = self._read(value, "", key)
-        except ValueError:
-            leaf = value
-        self.marks = {key[:end]: "" for end in range(1, len(key))} | self.marks | {key: ""}
-        for part in reversed(key):
-            leaf = {part: leaf}
-        self.tree = merge(self.tree, self._canonical(leaf, ()))
+            self.add("\n".join(lines) + f" {value}", "")
+        except yaml.YAMLError:
+            self.add("\n".join(lines) + f" {json.dumps(value)}", "")
 
     def add_file(self, path: Path, via: tuple[Path, ...] = ()) -> None:
         """Merges a YAML file after those that its `base` lists, relative to its own folder.
@@ -186,151 +197,139 @@ class Config:
         if path in via:
             raise ValueError(f"{path}: `base` goes round in a circle")
         if not path.is_file():
-            there = sorted({*path.parent.glob("[!.]*.yaml"), *Path("configs").glob("*.yaml")})
             wanted = f" (`base` of {via[-1]})" if via else ""
-            raise FileNotFoundError(f"no config {path}{wanted}{hint(str(path), map(str, there))}")
-        tree = self._read(path.read_text("utf-8-sig", "surrogateescape"), str(path))
+            listed = hint(str(path), sorted(map(str, Path("configs").glob("*.yaml"))))
+            raise FileNotFoundError(f"no config {path}{wanted}{listed}")
+        try:
+            tree = self._read(path.read_text("utf-8-sig", "surrogateescape"), str(path))
+        except yaml.MarkedYAMLError as e:
+            raise ValueError(f"{place(e.problem_mark)}not YAML: {e.problem}") from None
+        except (yaml.YAMLError, RecursionError) as e:
+            raise ValueError(f"{path}: not YAML: {short(e)}") from None
         if not isinstance(tree, dict):
             raise ValueError(f"config {path} holds no `key: value` lines")
         bases = tree.pop("base", [])
         for base in bases if isinstance(bases, list) else [bases]:
             self.add_file(path.parent / str(base), (*via, path))
-        self.tree = merge(self.tree, self._canonical(tree, ()))
-
-    def _wrong(self, key: Key, text: str) -> ValueError:
-        """An error that begins with the file and line that set `key`, or what is above it."""
-        above = (key[:end] for end in range(len(key), -1, -1))
-        place = next(self.marks[k] for k in above if k in self.marks)
-        return ValueError(f"{place}`{'.'.join(key)}`{text}")
-
-    def _read(self, text: str, path: str, key: Key = ()) -> Any:
-        """What is in a file, or in the value of the flag `key` if there is no `path`."""
-        count = 0
-
-        def at(mark: yaml.Mark | None) -> str:
-            return f"{path}:{mark.line + 1}: " if mark and path else ""
-
-        def plain(node: yaml.Node, key: Key) -> Any:
-            """Dicts, lists and scalars; remembers the line of each key."""
-            nonlocal count
-            count += 1
-            if count > MAX_VALUES:
-                raise ValueError(f"{path}: more than {MAX_VALUES:,} values: too many aliases")
-            if not re.match(r"tag:yaml.org,2002:\w+$", node.tag):
-                raise ValueError(f"{at(node.start_mark)}{node.tag} is not allowed")
-            if isinstance(node, yaml.SequenceNode):
-                return [plain(child, key) for child in node.value]
-            if not isinstance(node, yaml.MappingNode):
-                return loader.construct_object(node)
-            found: Tree = {}
-            for key_node, child in node.value:
-                name, place = str(plain(key_node, key)), at(key_node.start_mark)
-                if name in found:
-                    raise ValueError(f"{place}`{'.'.join((*key, name))}` is given twice")
-                inner = key if name in SYNTAX or name[:1].isupper() else (*key, name)
-                self.marks[inner] = place
-                found[name] = plain(child, inner)
-            return found
-
-        try:
-            loader = Loader(text)
-            node = loader.get_single_node()
-            return {} if node is None else plain(node, key)
-        except (yaml.YAMLError, RecursionError) as e:
-            place = at(getattr(e, "problem_mark", None)) or f"{path}: "
-            raise ValueError(
-                f"{place}not YAML: {getattr(e, 'problem', None) or short(e)}"
-            ) from None
-
-    def _canonical(self, value: Any, key: Key) -> Any:
-        """The same tree with every chosen class written as `class_path` and `init_args`."""
-        room = room_of(key)
-        if room and isinstance(value, list):
-            return [self._canonical(v, key) for v in value]
-        if room and isinstance(value, str):
-            value = {"class_path": value}
-        if not isinstance(value, dict):
-            return value
-        if not room:
-            return {k: self._canonical(v, (*key, k)) for k, v in value.items()}
-        if len(value) == 1:
-            [(name, args)] = value.items()
-            if name[:1].isupper() and isinstance(args, dict | None):  # not `T_max: 3`
-                value = {"class_path": name, "init_args": args}
-        args = value.get("init_args") or {}
-        if isinstance(args, dict):
-            args = {k: v for k, v in value.items() if k not in SYNTAX} | args
-            args = {k: self._canonical(v, (*key, k)) for k, v in args.items()}
-        if "class_path" not in value:
-            return {"init_args": args}
-        cls = self._class(value["class_path"], room, key)
-        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": args}
-
-    def _class(self, name: Any, room: Room, key: Key) -> type:
-        """The class that `key` names, shortly or by its import path."""
-        cls = None
-        try:
-            if isinstance(name, str):
-                cls = load(name) if "." in name else classes(room).get(name)
-        except Exception as e:  # whatever a module raises while it is imported
-            raise self._wrong(key, f": can't import {name}: {e}") from e
-        if inspect.isclass(cls) and issubclass(cls, load(room[0])):
-            return cls
-        listed = hint(str(name), classes(room))
-        raise self._wrong(key, f": {shown(name)} is no {room[0].split('.')[-1]}{listed}")
+        self.tree = merge(self.tree, tree)
 
     def checked(self) -> Tree:
-        """The whole tree, flags parsed, after every key, type and required option was checked.
+        """The whole tree for the parser, after every key, type and required option was checked.
 
         Raises:
             ValueError: The first that is wrong, with file and line and what there is instead.
         """
-        model = Parameter("model", Parameter.KEYWORD_ONLY)
-        root = {"model": model, **dict.fromkeys(self.sections, model.replace(default={}))}
-        for name, kind in {"callbacks": dict | None, **self.leaves}.items():
-            root[name] = model.replace(default=None, annotation=kind)
-        return self._checked_options(self.tree, (), root)
+        return self._options(self.tree, (), Experiment)
 
-    def _checked(self, value: Any, key: Key, annotation: Any) -> Any:
-        if len(key) == 1 and key[0] in self.sections:
-            return self._checked_options(value, key, options(self.sections[key[0]]))
-        if key == ("callbacks",) and isinstance(value, dict):
-            return {k: self._checked(v, (*key, k), NoneType) for k, v in value.items()}
-        if room := room_of(key):
-            return self._checked_class(value, key, room, annotation)
-        for candidate in (value, self.texts.get(key, value)):
-            if fits(candidate, annotation):
-                return candidate
-        raise self._wrong(key, f" is {shown(value)}, not {readable(annotation)}")
+    def _read(self, text: str, name: str) -> Any:
+        loader = Loader(text)
+        loader.name, self.size = name, 0
+        node = loader.get_single_node()
+        return {} if node is None else self._tree(loader, node, ())
 
-    def _checked_class(self, value: Any, key: Key, room: Room, annotation: Any) -> Any:
-        """One class or, where `annotation` allows it, several or none."""
-        if isinstance(value, list) and fits([], annotation):
-            return [self._checked_class(v, key, room, load(room[0])) for v in value]
-        if not isinstance(value, dict) and fits(value, annotation):
-            return value
-        name = value.get("class_path") if isinstance(value, dict) else value
-        if name is None:
-            raise self._unset(key)
-        cls = self._class(name, room, key)
-        given, there = value["init_args"], options(cls, ".".join(key))
-        checked = self._checked_options(given, key, there, f"{cls.__name__} has")
-        node = {**value, "init_args": checked}
-        only_lists = fits([], annotation) and load(room[0]) not in get_args(annotation)
-        return [node] if only_lists else node
+    def _tree(self, loader: Loader, node: yaml.Node, key: Key) -> Any:
+        """Dicts, lists, plain values, and a `Choice` for each key that names a class."""
+        self.size += 1
+        if self.size > MAX_VALUES:
+            raise ValueError(f"{loader.name}: more than {MAX_VALUES:,} values: too many aliases")
+        if node.tag not in loader.yaml_constructors:
+            raise ValueError(f"{place(node.start_mark)}{node.tag} is not allowed")
+        room = room_of(key)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._tree(loader, child, key) for child in node.value]
+        if isinstance(node, yaml.ScalarNode):
+            self.texts[key] = node.value
+            value = loader.construct_object(node)
+            return Choice(self._class(value, key), {}) if room and isinstance(value, str) else value
+        found: Tree = {}
+        for key_node, child in node.value:
+            name, line = str(key_node.value), place(key_node.start_mark)
+            is_form = name == "init_args" or name[:1].isupper()
+            inner = key if room and is_form and child.id == "mapping" else (*key, name)
+            if name in found:
+                raise ValueError(f"{line}`{'.'.join((*key, name))}` is given twice")
+            self.marks[inner] = line
+            found[name] = self._tree(loader, child, inner)
+        return self._choice(found, key) if room else found
 
-    def _checked_options(
-        self, given: Any, key: Key, there: dict[str, Parameter], owner: str = "there is"
-    ) -> Tree:
+    def _choice(self, found: Tree, key: Key) -> Choice:
+        """What the dict of a key that names a class says."""
+        if len(found) == 1:
+            [(name, below)] = found.items()
+            if name[:1].isupper() and isinstance(below, Choice | None):  # not `T_max: 3`
+                found = {"class_path": name, "init_args": below}
+        cls = self._class(found.pop("class_path"), key) if "class_path" in found else None
+        below = found.pop("init_args", None) or Choice(None, {})
+        if not isinstance(below, Choice):
+            raise self._wrong(key, f": init_args is {shown(below)}, not {WORDS[dict]}")
+        return Choice(cls, {**found, **below.args})
+
+    def _class(self, name: Any, key: Key) -> type:
+        """The class that `key` names, shortly or by its import path."""
+        room = room_of(key) or ()
+        try:
+            cls = (
+                load(name)
+                if isinstance(name, str) and "." in name
+                else classes(room).get(str(name))
+            )
+        except Exception as e:  # whatever a module raises while it is imported
+            raise self._wrong(key, f": can't import {name}: {e}") from e
+        if not (inspect.isclass(cls) and issubclass(cls, load(room[0]))):
+            kind, listed = room[0].split(".")[-1], hint(str(name), classes(room))
+            raise self._wrong(key, f": {shown(name)} is no {kind}{listed}")
+        return cls
+
+    def _options(self, given: Any, key: Key, cls: type) -> Tree:
         if not isinstance(given, dict):
             raise self._wrong(key, f" is {shown(given)}, not {WORDS[dict]}")
+        there = options(cls, ".".join(key))
         for name in given:
             if name not in there:
-                raise self._wrong((*key, name), f": {owner} no such option{hint(name, there)}")
+                listed = hint(name, there)
+                raise self._wrong((*key, name), f": {cls.__name__} has no such option{listed}")
         for name, option in there.items():
             if option.default is option.empty and given.get(name) is None:
                 raise self._unset((*key, name))
-        return {k: self._checked(v, (*key, k), there[k].annotation) for k, v in given.items()}
+        return {
+            name: value if value is there[name].default
+            else self._value(value, (*key, name), there[name].annotation)
+            for name, value in given.items()
+        }  # fmt: skip
+
+    def _value(self, value: Any, key: Key, kind: Any) -> Any:
+        """A value of the type `kind`, as the parser takes it."""
+        room = room_of(key)
+        if section := SECTIONS.get(".".join(key)):
+            return self._options(value, key, load(section))
+        if key == ("callbacks",) and isinstance(value, dict):
+            return {k: self._value(v, (*key, k), NoneType) for k, v in value.items()}
+        if isinstance(value, Choice):
+            node = self._node(value, key)
+            return [node] if fits([], kind) else node
+        if room and isinstance(value, list) and fits([], kind):
+            return [self._node(v, key) for v in value]
+        is_number = isinstance(value, int | float)  # or true or false; perhaps meant as a text
+        for candidate in (value, self.texts.get(key, value) if is_number else value):
+            if fits(candidate, kind):
+                return candidate
+        if room:
+            return self._node(value, key)
+        raise self._wrong(key, f" is {shown(value)}, not {readable(kind)}")
+
+    def _node(self, value: Any, key: Key) -> Tree:
+        """A chosen class in the parser's form."""
+        choice = value if isinstance(value, Choice) else Choice(self._class(value, key), {})
+        if choice.cls is None:
+            raise self._unset(key)
+        path = f"{choice.cls.__module__}.{choice.cls.__qualname__}"
+        return {"class_path": path, "init_args": self._options(choice.args, key, choice.cls)}
+
+    def _wrong(self, key: Key, text: str) -> ValueError:
+        """An error that begins with the file and line that set `key`, or what is above it."""
+        above = (key[:end] for end in range(len(key), 0, -1))
+        mark = next((self.marks[k] for k in above if k in self.marks), "")
+        return ValueError(f"{mark}`{'.'.join(key)}`{text}")
 
     def _unset(self, key: Key) -> ValueError:
         room = room_of(key)
@@ -339,15 +338,25 @@ class Config:
         return self._wrong(key, f" is not set: {add}{listed}")
 
 
-def fits(value: Any, annotation: Any) -> bool:
+def place(mark: yaml.Mark | None) -> str:
+    """File and line, as a message begins; nothing for a flag."""
+    return f"{mark.name}:{mark.line + 1}: " if mark and mark.name else ""
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it."""
+    return short(json.dumps(value, default=str), 60)
+
+
+def fits(value: Any, kind: Any) -> bool:
     """Whether the parser takes `value` for an option of this type."""
-    if annotation is Any:
+    if kind in (Any, Parameter.empty) or isinstance(kind, str):
         return True
     if value is None:
-        return NoneType in (annotation, *get_args(annotation))
+        return NoneType in (kind, *get_args(kind))
     parser = ArgumentParser(exit_on_error=False)
     try:
-        parser.add_argument("--value", type=annotation)
+        parser.add_argument("--value", type=kind)
         parser.parse_object({"value": value})
     except ArgumentError:
         return False
@@ -356,16 +365,16 @@ def fits(value: Any, annotation: Any) -> bool:
     return True
 
 
-def readable(annotation: Any) -> str:
-    """A type in words: `an integer or null`, `one of a, b`, `a list (each a number)`."""
-    origin, args = get_origin(annotation), get_args(annotation)
+def readable(kind: Any) -> str:
+    """A type in words: `an integer or null`, `one of a, b`, `a list (a number, ...)`."""
+    origin, args = get_origin(kind), get_args(kind)
     if origin is Literal:
         return f"one of {', '.join(map(str, args))}"
-    if origin in (Union, UnionType):  # without tensors and such, which no YAML can hold
-        plain = [a for a in args if a in WORDS or get_args(a)] or args
-        return " or ".join(dict.fromkeys(map(readable, plain)))
-    if args and origin is not abc.Callable:
-        each = "" if origin is tuple and ... not in args else "each "
-        inner = ", ".join(readable(a) for a in args[origin is dict :] if a is not ...)
-        return f"{WORDS.get(origin, 'a list')} ({each}{inner})"
-    return WORDS.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    if origin in (Union, UnionType):
+        plain = [arg for arg in args if arg in WORDS or get_args(arg)]  # no Tensor: YAML holds none
+        return " or ".join(dict.fromkeys(map(readable, plain or args)))
+    if origin in (list, tuple, dict):
+        args = (*args, ...) if origin is list else args
+        inner = ", ".join("..." if arg is ... else readable(arg) for arg in args)
+        return f"{WORDS[origin]} ({inner})"
+    return WORDS.get(kind, getattr(kind, "__name__", str(kind)))

@@ -48,11 +48,10 @@ def explain(error: BaseException) -> tuple[str, int]:
         parsed = parsed or ".".join(re.findall(r'Parser key "([\w.]+)"', str(error)))
         error = error.__cause__
         places = stack(error)
-    name = type(error).__name__
+    name, lines = type(error).__name__, str(error).splitlines()
     text = short(error, 400) or name
     if isinstance(error, KeyboardInterrupt):
-        rest = f"; go on with: {text}" if error.args else ""
-        return f"interrupted{rest}", INTERRUPTED
+        return f"interrupted{'; go on with: ' * bool(lines)}{error}", INTERRUPTED
     if isinstance(error, FloatingPointError):
         return text, BAD_NUMBERS
     if isinstance(error, OSError) and error.filename and error.strerror:
@@ -60,6 +59,8 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, MemoryError) or re.search("allocate.* memory|out of memory", text):
         less = "lower `data.batch_size` or the sizes of `model.net`"
         return f"not enough memory: {less} ({short(text, 120)})", WRONG_INPUT
+    if "loading state_dict" in text:
+        return f"`ckpt_path` does not fit this model: {short(lines[1])}", WRONG_INPUT
     wrong = isinstance(error, (ValueError, OSError)) or name == "MisconfigurationException"
     if wrong and "/src/" in places[0]:
         return text, WRONG_INPUT

@@ -60,7 +60,8 @@ def predict(go, tmp_path):
     """Predictions of new rows by the run `own`: a list of dicts by column."""
 
     def predicted(*words):
-        said = go("predict --run own --ckpt_path best", *words)
+        best = tmp_path / "runs" / "own" / "checkpoints" / "best.ckpt"
+        said = go("predict --ckpt_path", best, *words)
         assert said.code == 0, said.err
         path = said.out.partition("predictions: ")[2].strip()
         return list(csv.DictReader(Path(path).read_text(encoding="utf-8").splitlines()))
