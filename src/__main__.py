@@ -34,10 +34,16 @@ def main(argv: list[str]) -> int:
 
             show()
         elif command in SUBCOMMANDS and {"-h", "--help"} & {*rest}:
+            from src.startup import import_lightning
+
+            import_lightning()
             from src.help import explain
 
             explain(command, SUBCOMMANDS[command])
         elif command in SUBCOMMANDS:
+            from src.startup import import_lightning
+
+            import_lightning()
             from src.cli import run
 
             run(command, rest)

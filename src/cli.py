@@ -22,6 +22,7 @@ from src.callbacks import Monitor, Report
 from src.config import Config, Tree
 from src.data.module import DataModule
 from src.errors import short
+from src.loop import DirectLoop
 from src.models.model import Model
 from src.tracking import Wandb
 
@@ -90,6 +91,7 @@ class CLI(LightningCLI):
         if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > most:
             devices = trainer.num_devices
             raise ValueError(f"`trainer.devices` is {devices}: at most {most} CPU processes")
+        DirectLoop.put_into(trainer)
         for logger in trainer.loggers:
             logger.run_dir = self.folder  # type: ignore[attr-defined]
             if isinstance(logger, Wandb):

@@ -8,6 +8,9 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from src.startup import import_lightning
+
+import_lightning()
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("WANDB_MODE", "disabled")
 torch.set_num_threads(1)  # two threads under another job's load slow a small net many times

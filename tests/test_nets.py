@@ -524,8 +524,8 @@ def test_options_on_a_command_line():
         *("--model.net.hidden_dims", "[256,128]"),
         *("--model.net.activation", "[relu,gelu]"),
     )
-    kinds = [nn.Linear, nn.Identity, nn.ReLU, nn.Dropout, nn.Linear, nn.Identity, nn.GELU]
-    assert [type(layer) for layer in net.hidden] == [*kinds, nn.Dropout]
+    kinds = [nn.Linear, nn.Identity, nn.ReLU, nn.Identity, nn.Linear, nn.Identity, nn.GELU]
+    assert [type(layer) for layer in net.hidden] == [*kinds, nn.Identity]
     assert net.head.in_features == 128
     assert len(parse("--model.net", "MLP", "--model.net.hidden_dims=[]").hidden) == 0
     assert parse("--model.net=MLP", "--model.net.activation=gelu").head.in_features == 64

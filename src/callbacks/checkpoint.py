@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class Checkpoint(ModelCheckpoint):
@@ -32,6 +32,8 @@ class Checkpoint(ModelCheckpoint):
             every_n_epochs=every_n_epochs,
             enable_version_counter=False,
         )
+
+    on_train_batch_end = Callback.on_train_batch_end  # no checkpoint amid an epoch
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")

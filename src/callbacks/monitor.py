@@ -75,7 +75,7 @@ class Monitor(Callback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._seconds = time.perf_counter() - self._started
-        num_seen = pl_module.num_seen * trainer.world_size
+        num_seen = pl_module.sums.num_rows * trainer.world_size
         values = {"samples_per_s": num_seen / (self._seconds - self._val_s)}
         if self._norms:
             values |= {"lr": self._lr, "grad_norm": torch.stack(self._norms).mean()}

@@ -89,7 +89,7 @@ class Batches:
             x = self.x[row]
         else:
             x = torch.from_numpy(self.x[row.numpy()])  # 1.3 to 3 times as fast as torch's indexing
-        return Batch(x, None if self.y is None else self.y[row], row)
+        return Batch(x, None if self.y is None else self.y.index_select(0, row), row)
 
     @property
     def sampler(self) -> Batches:

@@ -23,6 +23,14 @@ from src.nets.net import Net
 from src.nets.normalize import Normalize
 
 
+class Sums:
+    """Of the train rows of an epoch; no buffers, as each rank has its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.loss, self.hits = torch.zeros(2, device=device)
+        self.num_rows = 0
+
+
 class Model(L.LightningModule):
     """Normalize and a net, trained by a loss.
 
@@ -100,10 +108,12 @@ class Model(L.LightningModule):
         losses = self.losses(out, y)
         if weights is not None:
             losses = self.losses(out, y.roll(1, 0)).lerp(losses, weights)
-        with torch.no_grad():
-            self.sums += torch.stack((losses.sum(), self.hits(out, y).sum()))
-        self.num_seen += len(y)
-        return losses.mean()
+        loss = losses.mean()
+        sums = self.sums
+        sums.loss.add_(loss.detach(), alpha=len(y))
+        sums.hits.add_(self.hits(out.detach(), y).sum())
+        sums.num_rows += len(y)
+        return loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         return self.step(batch, "train")
@@ -118,8 +128,7 @@ class Model(L.LightningModule):
         self.step(batch, "predict")
 
     def on_train_start(self) -> None:
-        self.sums = torch.zeros(2, device=self.device)  # no buffer: each rank has its own
-        self.num_seen = 0  # train rows of this epoch
+        self.sums = Sums(self.device)
         loop = self.trainer.fit_loop
         amid_epoch = not loop.epoch_loop.batch_progress.is_last_batch
         num_epochs = loop.epoch_progress.current.ready - amid_epoch
@@ -128,11 +137,12 @@ class Model(L.LightningModule):
             resume(config.scheduler, num_steps, self.old_schedules)
 
     def on_train_epoch_end(self) -> None:
-        totals = torch.tensor([*self.sums, self.num_seen], device=self.device)
-        loss, hit, seen = self.trainer.strategy.reduce(totals, reduce_op="sum").cpu()
+        totals = torch.tensor([self.sums.loss, self.sums.hits, self.sums.num_rows])
+        totals = self.trainer.strategy.reduce(totals.to(self.device), reduce_op="sum")
+        loss, hit, seen = totals.cpu()
         if seen:  # a run may be gone on with after an epoch's last batch
             self._log("train", {"loss": loss / seen, **self.running(hit / seen)})
-        self.sums, self.num_seen = torch.zeros_like(self.sums), 0
+        self.sums = Sums(self.device)
 
     def on_validation_epoch_end(self) -> None:
         """Puts all ranks' outputs in the order of the rows, so that every rank logs the same."""

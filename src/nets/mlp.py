@@ -77,7 +77,8 @@ class MLP(Net):
         self.hidden = nn.Sequential()
         for width, name in zip(widths, names, strict=True):
             linear = init_(nn.Linear(dim, width, bias=norm == "none"), after)
-            layers = (linear, NORMS[norm](width), activation_of(name), nn.Dropout(dropout))
+            drop = nn.Dropout(dropout) if dropout else nn.Identity()
+            layers = (linear, NORMS[norm](width), activation_of(name), drop)
             self.hidden.extend(layers)
             dim, after = width, name
         self.head = init_(nn.Linear(dim, out_dim), after, HEAD_SCALE)

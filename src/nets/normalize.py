@@ -31,8 +31,10 @@ class Normalize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Eight bytes may need float64: times around 1e9 s that differ by 1 s, say.
         dtype = self.mean.dtype if x.dtype.itemsize == 8 else torch.float32
-        scaled = (x.to(dtype) - self.mean.to(dtype)) / self.std.to(dtype)
-        return scaled.float().nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+        scaled = (x.to(dtype) - self.mean.to(dtype)).div_(self.std.to(dtype))
+        if x.dtype == torch.uint8:
+            return scaled  # no byte is NaN
+        return scaled.float().nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # The statistics change device, but no dtype, whatever the precision of the model.
