@@ -311,6 +311,24 @@ def test_each_stage_has_its_options():
     assert net(torch.randn(2, 2, 16, 16)).shape == (2, 5)
 
 
+def test_channels_last_changes_the_memory_alone():
+    seeded = []
+    for channels_last in (False, True):
+        torch.manual_seed(0)
+        seeded.append(ConvNet((3, 8, 8), 10, widths=(16, 32), channels_last=channels_last))
+    first, last = seeded
+    for one, other in zip(first.state_dict().values(), last.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    assert last.stages[0][0][0].weight.is_contiguous(memory_format=torch.channels_last)
+    x = torch.randn(4, 3, 8, 8)
+    torch.testing.assert_close(first(x), last(x), rtol=1e-5, atol=1e-6)
+    seen = []
+    last.stages.register_forward_hook(lambda *args: seen.append(args[2]))
+    last(x)
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    ConvNet((3, 8), 10, channels_last=True)(torch.randn(2, 3, 8))  # signals have no such memory
+
+
 @pytest.mark.parametrize(
     ("dim", "groups"), [(1, 1), (8, 1), (16, 1), (24, 1), (37, 1), (40, 2), (64, 4), (512, 32)]
 )
