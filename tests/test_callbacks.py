@@ -347,3 +347,13 @@ def test_confusion_of_many_classes_stays_small(tmp_path):
         plots.confusion(np.eye(num_classes, dtype=int), names, "", tmp_path / "confusion.png")
         with Image.open(tmp_path / "confusion.png") as image:
             assert 500 < image.width < 2200
+
+
+def test_confusion_has_room_for_long_names(tmp_path):
+    for length in (20, 40):
+        names = ["W" * length, "no"]
+        plots.confusion(np.eye(2, dtype=int), names, "", tmp_path / f"{length}.png")
+    with Image.open(tmp_path / "20.png") as short, Image.open(tmp_path / "40.png") as long:
+        letters = 20 * 0.989 * 10 / 72 * plots.DPI  # DejaVu's W is 0.989 of the size wide
+        assert long.width - short.width == pytest.approx(letters, abs=5)
+        assert long.height - short.height == pytest.approx(letters, abs=5)
