@@ -28,6 +28,7 @@ help:
 	@echo "make train   train the first example, configs/digits_mlp.yaml"
 	@echo "make test    run the tests"
 	@echo "make lint    check style and types"
+	@echo "make bench   measure speed and memory"
 	@echo "make clean   remove $(VENV) and the caches; runs stay"
 
 train: $(VENV)/.core
@@ -43,6 +44,9 @@ lint: $(VENV)/.dev
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
+
+bench: $(VENV)/.dev
+	$(PY) -m scripts.bench $(BENCH)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache
@@ -60,4 +64,4 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(PY)
 $(PY):
 	@$(create)
 
-.PHONY: help train test lint clean
+.PHONY: help train test lint bench clean

@@ -13,7 +13,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
 COMMANDS = [line.partition("   #")[0].strip() for block in BLOCKS for line in block.splitlines()]
 OURS = [c.removeprefix("python -m src ") for c in COMMANDS if c.startswith("python -m src ")]
-ELSEWHERE = ("make ", "pip install", "python -m pytest", "wandb ")
+ELSEWHERE = ("make ", "pip install", "python -m pytest", "python -m scripts.bench", "wandb ")
 
 
 @pytest.fixture(scope="module")

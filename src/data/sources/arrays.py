@@ -91,10 +91,11 @@ def _as_rows(parts: list[np.ndarray], path: Path, signature: Signature | None) -
         narrow = np.result_type(np.float32, *parts) == np.float32
         narrow = narrow or (not mapped and all(map(fits_float32, features)))
         dtype = np.dtype(np.float32 if narrow else np.float64)
+    if len(parts) == 1 and first.dtype == dtype:
+        return first
     if not mapped:
         return np.concatenate(parts).astype(dtype, copy=False)
-    as_it_is = len(parts) == 1 and first.dtype == dtype
-    return first if as_it_is else cast(np.ndarray, Joined(parts, dtype))
+    return cast(np.ndarray, Joined(parts, dtype))
 
 
 class Joined:
