@@ -8,6 +8,7 @@ than those that this was tried with, everything is imported as ever.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -46,6 +47,7 @@ def import_lightning() -> None:
         del sys.modules[COMPILER]
     for cls in {*torch.optim.Optimizer.__subclasses__(), torch.optim.Optimizer}:
         free(cls)
+    gc.freeze()  # no collection looks at what was imported: 0.5 s of a run of 4.5
 
 
 def stand_in() -> ModuleType:

@@ -79,17 +79,17 @@ def pictures(x: np.ndarray, captions: Sequence[str], path: Path) -> None:
     """Images `(N, C, H, W)`, or signals `(N, C, L)` as lines: in one axes, as 24 cost 0.3 s."""
     images, columns, rows = x.ndim == 4, min(len(x), 6), -(-len(x) // 6)
     step = x.shape[-1] // 200 + 1  # 1.8 inches are 198 pixels
-    x = x[..., ::step, ::step] if images else x
+    x = (x[..., ::step, ::step] if images else x).astype(float)
     height, width = x.shape[2:] if images else (100, 100)
     high, wide = height + -(-width // 4), width + -(-width // 16)  # with room for its caption
     top, left = np.divmod(np.arange(len(x)), 6) * np.array([[high], [wide]])
     axes = None if images else (1, 2)  # signals fill their height
     low, most = (f.reduce(x, axis=axes, keepdims=True) for f in (np.fmin, np.fmax))
-    x = (x.astype("f4") - low) / np.where(most > low, most - low, 1)
+    x = (x - low) / np.where(most > low, most - low, 1)
     with sheet(path, 1, 1, 1.8 * columns, min(1.8 * rows * high / wide, 20)) as [ax]:
         if images:  # colours, or the first channel in grey
             x = x[:, [0, 1, 2] if x.shape[1] >= 3 else [0, 0, 0]].transpose(0, 2, 3, 1)
-            grid = np.ones((rows * columns, high, wide, 3), "f4")
+            grid = np.ones((rows * columns, high, wide, 3))
             grid[: len(x), -height:, :width] = np.nan_to_num(x, nan=1)
             grid = grid.reshape(rows, columns, high, wide, 3).swapaxes(1, 2)
             grid = (grid.reshape(rows * high, columns * wide, 3) * 255).astype("u1")
