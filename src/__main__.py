@@ -1,5 +1,6 @@
 """`python -m src SUBCOMMAND`. What needs no torch doesn't import it: it answers at once."""
 
+import os
 import sys
 
 SUBCOMMANDS = {
@@ -22,7 +23,7 @@ All options:      python -m src fit --help
 
 def main(argv: list[str]) -> int:
     """Runs one subcommand; gives the exit code."""
-    from src.errors import report
+    from src.errors import INTERRUPTED, report
 
     debug = "--debug" in argv
     command, *rest = [word for word in argv if word != "--debug"] or ["--help"]
@@ -49,6 +50,9 @@ def main(argv: list[str]) -> int:
             run(command, rest)
         else:
             raise ValueError(f"no subcommand {command!r}; there are: {', '.join(SUBCOMMANDS)}")
+    except BrokenPipeError:  # who reads has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INTERRUPTED
     except SystemExit as end:  # of the parser, after --print_config
         return int(end.code or 0)
     except (Exception, KeyboardInterrupt) as error:

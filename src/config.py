@@ -182,7 +182,7 @@ class Config:
             raise ValueError(f"--{flag} is no key: write it as --data.batch_size, say")
         lines = [f"{' ' * depth}{json.dumps(part)}:" for depth, part in enumerate(parts)]
         try:
-            self.add("\n".join(lines) + f" {value}", "")
+            self.add("\n".join(lines) + f" {json.dumps(value) if ' #' in value else value}", "")
         except yaml.YAMLError:
             self.add("\n".join(lines) + f" {json.dumps(value)}", "")
 
@@ -200,18 +200,21 @@ class Config:
             wanted = f" (`base` of {via[-1]})" if via else ""
             listed = hint(str(path), sorted(map(str, Path("configs").glob("*.yaml"))))
             raise FileNotFoundError(f"no config {path}{wanted}{listed}")
+        text = path.read_text("utf-8-sig", "surrogateescape")
         try:
-            tree = self._read(path.read_text("utf-8-sig", "surrogateescape"), str(path))
+            tree = self._read(text, str(path))
         except yaml.MarkedYAMLError as e:
             raise ValueError(f"{place(e.problem_mark)}not YAML: {e.problem}") from None
         except (yaml.YAMLError, RecursionError) as e:
             raise ValueError(f"{path}: not YAML: {short(e)}") from None
         if not isinstance(tree, dict):
             raise ValueError(f"config {path} holds no `key: value` lines")
-        bases = tree.pop("base", [])
-        for base in bases if isinstance(bases, list) else [bases]:
-            self.add_file(path.parent / str(base), (*via, path))
-        self.tree = merge(self.tree, tree)
+        if "base" in tree:
+            bases = tree["base"] if isinstance(tree["base"], list) else [tree["base"]]
+            for base in bases:
+                self.add_file(path.parent / str(base), (*via, path))
+            tree = self._read(text, str(path))  # again, as messages go by what was read last
+        self.tree = merge(self.tree, {k: v for k, v in tree.items() if k != "base"})
 
     def checked(self) -> Tree:
         """The whole tree for the parser, after every key, type and required option was checked.
@@ -286,8 +289,8 @@ class Config:
         there = options(cls, ".".join(key))
         for name in given:
             if name not in there:
-                listed = hint(name, there)
-                raise self._wrong((*key, name), f": {cls.__name__} has no such option{listed}")
+                none = f"{cls.__name__} has no such option" if key else "there is no such key"
+                raise self._wrong((*key, name), f": {none}{hint(name, there)}")
         for name, option in there.items():
             if option.default is option.empty and given.get(name) is None:
                 raise self._unset((*key, name))

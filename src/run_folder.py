@@ -37,6 +37,7 @@ def opened(root: Path, run: str | None, config: str, checkpoint: Path | None) ->
         yield Path(os.environ[RUN_DIR])
         return
     folder = _choose(root, run, config, checkpoint)
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[RUN_DIR] = str(folder)
     try:
@@ -44,7 +45,7 @@ def opened(root: Path, run: str | None, config: str, checkpoint: Path | None) ->
     finally:
         del os.environ[RUN_DIR]
         with suppress(OSError):  # another rank was faster
-            if {path.name for path in folder.iterdir()} <= {*STATED, "wandb_run_id"}:
+            if is_new and {path.name for path in folder.iterdir()} <= {*STATED, "wandb_run_id"}:
                 shutil.rmtree(folder)
 
 
@@ -52,9 +53,10 @@ def _choose(root: Path, run: str | None, config: str, checkpoint: Path | None) -
     job, is_torchrun = os.environ.get("SLURM_JOB_ID"), "TORCHELASTIC_RUN_ID" in os.environ
     if run is not None:
         folder = root / run
-        if not run or Path(run).name != run:
+        if Path(run).name != run or run in ("", "..", "wandb"):
             raise ValueError(f"--run {run!r} is not the name of a folder below {root}/")
-        if not (checkpoint or job or is_torchrun) and (folder / "config.yaml").exists():
+        same = checkpoint and checkpoint.resolve().parent.parent == folder.resolve()
+        if not (same or job or is_torchrun) and (folder / "config.yaml").exists():
             raise ValueError(
                 f"run folder {folder} exists: choose another --run NAME, or go on with "
                 f"--ckpt_path {folder / 'checkpoints' / 'last.ckpt'}"
@@ -127,6 +129,9 @@ def write_predictions(folder: Path, model: Model, data: DataModule) -> None:
     scores, _, rows = model.results["predict"]
     classes = data.signature.class_names
     names = ["predicted", *classes] if classes else data.signature.target_names
+    if (bad := ~scores.isfinite().all(1)).any():
+        name = data.names[rows[bad.int().argmax()].item()]
+        raise ValueError(f"row {name} has no finite prediction: is a value in it infinite?")
     tops = scores.argmax(1).tolist()
     with path.open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)

@@ -3,12 +3,14 @@
 import json
 import sys
 
+import pytest
 import torch
 
 from scripts import bare, bench
 from tests.conftest import ROOT
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_part_and_its_files(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     files = "--json", str(tmp_path / "bench.json"), "--plot", str(tmp_path / "bench.png")

@@ -120,6 +120,39 @@ def test_a_resumed_run_goes_on_in_its_folder_and_ends_like_an_unbroken_one(go, t
     assert yaml.safe_load((half.folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
 
 
+def test_the_last_checkpoint_is_the_newest_even_if_an_earlier_is_the_best(go):
+    """With a rate of 0 after the first epoch nothing gets better, and `best` stays there."""
+    frozen = ("--model.scheduler", "StepLR", "--model.scheduler.step_size", 1)
+    frozen += ("--model.scheduler.gamma", 0, "--model.net.dropout", 0)
+    said = go(FIT, "--run", "frozen", "--trainer.max_epochs", 4, *frozen)
+    best, last = (said.folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    assert [torch.load(path)["epoch"] for path in (best, last)] == [0, 3]
+    again = go("fit", "--ckpt_path", last)
+    assert again.code == 0
+    assert "epoch" not in again.out
+    more = go("fit", "--ckpt_path", last, "--trainer.max_epochs", 5)
+    assert more.out.count("epoch ") == 1
+
+
+def test_no_run_is_written_into_another(trained, go):
+    other = go(FIT, "--run", "second")
+    said = go("fit", "--ckpt_path", other.folder / "checkpoints" / "last.ckpt", "--run", "first")
+    assert said.code == 2
+    assert f"run folder {trained.folder} exists" in said.err
+
+
+def test_a_folder_that_was_there_stays(go, tmp_path):
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    assert go(FIT, "--run", "mine", "--print_config").code == 0
+    assert (tmp_path / "runs" / "mine").is_dir()
+
+
+def test_a_reader_that_leaves_is_no_error():
+    command = f"{sys.executable} -m src list | head -n 1"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+
+
 def test_flags_win_over_the_checkpoint(trained, go, tmp_path):
     last = trained.folder / "checkpoints" / "last.ckpt"
     said = go(
@@ -178,7 +211,7 @@ def test_any_schedule_comes_back_from_checkpoint_and_config(go, schedule):
     assert (more.code, more.err) == (0, "")
 
 
-@pytest.mark.parametrize("name", ["", "../up", "a/b", "/tmp/x"])
+@pytest.mark.parametrize("name", ["", "..", "wandb", "../up", "a/b", "/tmp/x"])
 def test_a_run_is_the_name_of_one_folder(go, name):
     said = go(FIT, "--run", name)
     assert (said.code, "is not the name of a folder" in said.err) == (2, True)

@@ -81,6 +81,12 @@ def test_bases_come_first_and_are_found_beside_the_file(tmp_path):
     tree = read(tmp_path, "base: [parts/part.yaml]\ndata: {batch_size: 2}\n")
     assert tree["data"]["batch_size"] == 2
     assert tree["data"]["source"]["class_path"] == "src.data.sources.bundled.Digits"
+    text = "base: parts/part.yaml\ndata:\n  batch_size: two\n"
+    with pytest.raises(ValueError, match=r"c0.yaml:3: `data.batch_size` is \"two\""):
+        read(tmp_path, text)
+    (tmp_path / "table.yaml").write_text("data: {source: {Table: {path: t, target: y}}}\n")
+    tree = read(tmp_path, f"base: table.yaml\n{MODEL}data: {{source: {{target: 2020}}}}\n")
+    assert tree["data"]["source"]["init_args"]["target"] == "2020"
     (tmp_path / "round.yaml").write_text("base: round.yaml\n")
     with pytest.raises(ValueError, match=r"round.yaml: `base` goes round in a circle"):
         Config().add_file(tmp_path / "round.yaml")
@@ -95,6 +101,12 @@ def test_scalars(text, value):
     got = Config()._read(f"a: {text}", "s.yaml")["a"]
     assert got == value
     assert type(got) is type(value)
+
+
+def test_a_hash_in_a_flag_is_no_comment(tmp_path):
+    flags = {"data.source": "Table", "data.source.path": "a #1.csv", "data.source.target": "y"}
+    args = read(tmp_path, MODEL, flags=flags)["data"]["source"]["init_args"]
+    assert args["path"] == "a #1.csv"
 
 
 def test_text_options_keep_what_looks_like_a_number(tmp_path):

@@ -69,7 +69,7 @@ def refused(go, tmp_path):
     "--trainer.max_epoch 3": "`trainer.max_epoch`: Trainer has no such option; did you mean max_epochs? " + TRAINER,
     "--data.batchsize 3": "`data.batchsize`: DataModule has no such option; did you mean batch_size? " + DATA,
     "--data.b 3": "`data.b`: DataModule has no such option; " + DATA,
-    "--modle.net MLP": "`modle`: Experiment has no such option; did you mean model? " + ROOT,
+    "--modle.net MLP": "`modle`: there is no such key; did you mean model? " + ROOT,
     "--model.nets MLP": "`model.nets`: Classifier has no such option; did you mean net? there are: label_smoothing, class_weights, net, optimizer, scheduler, augment, compile",
     "--model.net.hiden_dims [3]": "`model.net.hiden_dims`: MLP has no such option; did you mean hidden_dims? " + MLP,
     "--model.net.in_shape [3]": "`model.net.in_shape`: MLP has no such option; " + MLP,
@@ -161,7 +161,7 @@ C = "{tmp}/c.yaml"
     "a:\n\t- b\n": f"{C}:2: not YAML: found character '\\t' that cannot start any token",
     "a: !!python/object/apply:os.system ['true']\n": f"{C}:1: tag:yaml.org,2002:python/object/apply:os.system is not allowed",
     WHOLE + "data: {batch_size: 3}\n": f"{C}:7: `data` is given twice",
-    WHOLE + "modle: {}\n": f"{C}:7: `modle`: Experiment has no such option; did you mean model? {ROOT}",
+    WHOLE + "modle: {}\n": f"{C}:7: `modle`: there is no such key; did you mean model? {ROOT}",
     WHOLE.replace("max_epochs", "max_epoch"): f"{C}:6: `trainer.max_epoch`: Trainer has no such option; did you mean max_epochs? {TRAINER}",
     WHOLE.replace("source", "sorce"): f"{C}:5: `data.sorce`: DataModule has no such option; did you mean source? {DATA}",
     WHOLE.replace("lr:", "rate:"): f"{C}:4: `model.optimizer.rate`: AdamW has no such option; {ADAMW}",
@@ -323,6 +323,7 @@ def test_checkpoints_and_new_rows(go, refused, tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "x.csv").write_text("alcohol,hue\n1,2\n")
     np.savez(tmp_path / "x.npz", x=np.zeros((3, 2)))
+    np.save(tmp_path / "inf.npy", np.full((3, 13), [[0], [np.inf], [1]]))
     unfit = "`ckpt_path` does not fit this model: "
     broken = (
         "{tmp}/x.png can't be decoded (cannot identify image file): mend or remove it "
@@ -336,6 +337,7 @@ def test_checkpoints_and_new_rows(go, refused, tmp_path):
         f"test --ckpt_path {tmp_path}/other.ckpt": "checkpoint {tmp}/other.ckpt was not written by this project: it has no config",
         f"test --ckpt_path {tmp_path}/cut.ckpt": "checkpoint {tmp}/cut.ckpt is damaged, or no checkpoint",
         "test --config configs/digits_mlp.yaml": "test needs a model: give --ckpt_path RUN/checkpoints/best.ckpt",
+        f"predict {wine} --data.predict_path {tmp_path}/inf.npy": "row 1 has no finite prediction: is a value in it infinite?",
         f"predict {digits} --data.predict_path {tmp_path}/no.npz": "`data.predict_path` {tmp}/no.npz does not exist",
         f"predict {digits} --data.predict_path {tmp_path}/x.npz": "{tmp}/x.npz: x has rows of float64 (2,), not of uint8 (1, 8, 8)",
         f"predict {digits} --data.predict_path {tmp_path}/x.csv": "{tmp}/x.csv: the model takes rows of shape (1, 8, 8), not of a table: give it .npz, .npy or images",
@@ -350,8 +352,8 @@ def test_checkpoints_and_new_rows(go, refused, tmp_path):
 def test_a_loss_that_is_no_number(go):
     said = go(f"{FIT} --trainer.limit_train_batches 2 --model.optimizer.lr 1e30")
     assert said.err == (
-        "error: val/loss is nan after epoch 0: lower `model.optimizer.lr`, or clip with "
-        "`trainer.gradient_clip_val`\n"
+        "error: val/loss is nan after epoch 0: lower `model.optimizer.lr`, clip with "
+        "`trainer.gradient_clip_val`, or look for infinite values in the val rows\n"
     )
     assert said.code == 76
 

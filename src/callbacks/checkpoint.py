@@ -41,6 +41,13 @@ class Checkpoint(ModelCheckpoint):
             self.monitor = None
         super().setup(trainer, pl_module, stage)
 
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Saves the newest, too: Lightning renews `last.ckpt` only where there is a better best."""
+        super().on_train_epoch_end(trainer, pl_module)
+        is_due = self._every_n_epochs and (trainer.current_epoch + 1) % self._every_n_epochs == 0
+        if is_due and not self._should_skip_saving_checkpoint(trainer):  # if not saved just now
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
 
 class EarlyStopping(LightningEarlyStopping):
     """Stops when a metric no longer gets better.

@@ -169,7 +169,8 @@ class Model(L.LightningModule):
         if not torch.isfinite(values["loss"]):
             raise FloatingPointError(
                 f"{split}/loss is {values['loss']:g} after epoch {self.current_epoch}: lower "
-                "`model.optimizer.lr`, or clip with `trainer.gradient_clip_val`"
+                "`model.optimizer.lr`, clip with `trainer.gradient_clip_val`, or look for infinite "
+                f"values in the {split} rows"
             )
         self.log_dict({f"{split}/{name}": value for name, value in values.items()})
 
