@@ -79,6 +79,10 @@ class CLI(LightningCLI):
         if config["val_check_interval"] in (0, False):
             raise ValueError("`trainer.val_check_interval` is 0: give a share of an epoch, or 1.0")
         shown = config["enable_progress_bar"] is not False
+        starters = {"SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR"}
+        if config["num_nodes"] > 1 and not starters & os.environ.keys():
+            what = f"`trainer.num_nodes` is {config['num_nodes']}, and nothing starts the others"
+            raise ValueError(f"{what}: use scripts/slurm.sh, or torchrun on each node")
         own = [run_folder.RunFolder(self.saved), Monitor(shown), Report()]
         config["enable_progress_bar"] = False  # Lightning's
         named = filter(None, self.config_init["callbacks"].values())

@@ -84,11 +84,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # each kind of damage raises another one
         raise ValueError(f"checkpoint {path} is damaged, or no checkpoint") from e
-    if not isinstance(checkpoint, dict) or not {"config", "DataModule"} <= checkpoint.keys():
-        raise ValueError(f"checkpoint {path} was not written by this project: it has no config")
+    for key in ("config", "DataModule", "state_dict"):
+        if not isinstance(checkpoint, dict) or not checkpoint.get(key):
+            raise ValueError(f"checkpoint {path} was not written by this project: it has no {key}")
     return checkpoint
 
 

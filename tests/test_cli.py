@@ -134,6 +134,14 @@ def test_the_last_checkpoint_is_the_newest_even_if_an_earlier_is_the_best(go):
     assert more.out.count("epoch ") == 1
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_batch_that_is_always_the_same_is_memorised(go):
+    plain = ("--model.net.dropout", 0, "--trainer.overfit_batches", 1, "--trainer.max_epochs", 25)
+    said = go(FIT, *plain)
+    assert said.code == 0, said.err
+    assert float(rows(said.folder / "metrics.csv")[-3]["train/acc"] or 0) == 1
+
+
 def test_no_run_is_written_into_another(trained, go):
     other = go(FIT, "--run", "second")
     said = go("fit", "--ckpt_path", other.folder / "checkpoints" / "last.ckpt", "--run", "first")

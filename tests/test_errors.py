@@ -66,6 +66,8 @@ def refused(go, tmp_path):
 
 @pytest.mark.parametrize(("words", "line"), {
     # keys
+    "--trainer.num_nodes 2": "`trainer.num_nodes` is 2, and nothing starts the others: use scripts/slurm.sh, or torchrun on each node",
+    "--trainer.val_check_interval 0": "`trainer.val_check_interval` is 0: give a share of an epoch, or 1.0",
     "--trainer.max_epoch 3": "`trainer.max_epoch`: Trainer has no such option; did you mean max_epochs? " + TRAINER,
     "--data.batchsize 3": "`data.batchsize`: DataModule has no such option; did you mean batch_size? " + DATA,
     "--data.b 3": "`data.b`: DataModule has no such option; " + DATA,

@@ -86,7 +86,7 @@ class Monitor(Callback):
         """Prints the line of an epoch, after the model's `on_train_epoch_end`, which logs it."""
         found = trainer.callback_metrics
         names = [key.removeprefix("train/") for key in found if key.startswith("train/")]
-        if not (names and self.show):
+        if not (names and self.show and "samples_per_s" in found):
             return
         splits = ["train", "val"] if self._val_s else ["train"]
         keys = [f"{split}/{name}" for split in splits for name in names]

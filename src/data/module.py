@@ -127,12 +127,13 @@ class DataModule(L.LightningDataModule):
         if movable and self.x.nbytes < torch.cuda.mem_get_info(device)[0] / 3:
             self.x = torch.from_numpy(self.x).to(device)
             self.y = None if self.y is None else self.y.to(device)
+        shuffles = split == "train" and not self.trainer.overfit_batches  # type: ignore[attr-defined]
         return Batches(
             self.x,
             self.y,
             getattr(self.split, split),
             self.batch_size if split == "train" else self.eval_batch_size,
-            self.seed if split == "train" else None,
+            self.seed if shuffles else None,
             self.trainer.global_rank,
             self.trainer.world_size,
         )
