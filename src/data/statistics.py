@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
 
+NUM_THREADS = 4  # each holds a chunk: 32 MB or less, and its deviations
 Moments = tuple[np.ndarray, np.ndarray, np.ndarray]  # count, mean, summed squared deviations
 
 
@@ -46,8 +48,9 @@ def fit(
     Raises:
         ValueError: A feature has no value, or a value or its square is infinite.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        count, mean, squares = merge(moments(x[rows]) for rows in chunks(x, index))
+    with np.errstate(over="ignore", invalid="ignore"), ThreadPoolExecutor(NUM_THREADS) as pool:
+        parts = pool.map(lambda rows: moments(x[rows]), chunks(x, index))
+        count, mean, squares = merge(parts)
     if (bad := (count == 0) | ~np.isfinite(squares)).any():
         name = repr(names[bad.argmax()]) if names else bad.argmax()
         what = "infinite or huge values" if count[bad.argmax()] else "no value"
@@ -65,6 +68,7 @@ def chunks(x: np.ndarray, index: np.ndarray) -> list[np.ndarray]:
     return np.split(np.sort(index), range(step, len(index), step))
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def moments(rows: np.ndarray) -> Moments:
     """Measures one chunk: `(D,)` each, or `(C,)`."""
     values = rows.reshape(*rows.shape[:2], -1)
@@ -76,13 +80,18 @@ def moments(rows: np.ndarray) -> Moments:
         rest = total - near * count
         return count, total / count, squares - near * (total + rest) - rest**2 / count
     values = np.ascontiguousarray(values, np.float64)
-    valid = ~np.isnan(values)
-    count = valid.sum(0).sum(1)
+    count, missing = np.full(values.shape[1], len(values) * values.shape[2]), np.isnan(values)
+    is_whole = not missing.any()
+    if not is_whole:
+        count, values = count - missing.sum(0).sum(1), np.where(missing, 0, values)
     some = np.maximum(count, 1)
-    mean = np.where(valid, values, 0).sum(0).sum(1) / some
-    off = np.where(valid, values - mean[:, None], 0)
+    mean = values.sum(0).sum(1) / some
+    off = values - mean[:, None]
+    if not is_whole:
+        off[missing] = 0
     bias = off.sum(0).sum(1) / some  # what rounding left in the mean
-    return count, mean + bias, np.maximum(np.square(off).sum(0).sum(1) - count * bias**2, 0)
+    squares = np.square(off, out=off).sum(0).sum(1)
+    return count, mean + bias, np.maximum(squares - count * bias**2, 0)
 
 
 def merge(parts: Iterable[Moments]) -> Moments:
