@@ -20,6 +20,8 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 
+from src.data.batches import Batches
+
 TRIED = ("2.6.6",)
 HOOKS = (
     "on_train_batch_start",
@@ -45,11 +47,8 @@ class DirectLoop(_TrainingEpochLoop):
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
         super().on_run_start(data_fetcher)
-        trainer, model, plugin = (
-            self.trainer,
-            self.trainer.lightning_module,
-            self.trainer.precision_plugin,
-        )
+        trainer, model = self.trainer, self.trainer.lightning_module
+        plugin = trainer.precision_plugin
         self._direct = (
             type(trainer.strategy) is SingleDeviceStrategy
             and type(plugin) in (Precision, MixedPrecision)
@@ -57,7 +56,7 @@ class DirectLoop(_TrainingEpochLoop):
             and type(trainer.profiler) is PassThroughProfiler
             and type(data_fetcher) is _PrefetchDataFetcher
             and data_fetcher.length is not None
-            and len(data_fetcher.combined_loader.flattened) == 1
+            and isinstance(data_fetcher.combined_loader.iterables, Batches)
             and trainer.accumulate_grad_batches == 1
             and trainer.val_check_interval == 1.0
             and not own(model, L.LightningModule, HOOKS + TRANSFERS + STEPS)
@@ -90,12 +89,12 @@ class DirectLoop(_TrainingEpochLoop):
         results.batch, results.batch_size, results.dataloader_idx = batch, None, None
         self._call("on_train_batch_start", batch, index)
         batches.increment_started()
-        loss = self._step(batch, index)
+        given = self._step(batch, index)
         batches.increment_processed()
         self.update_lr_schedulers("step", update_plateau_schedulers=False)
         if batches.is_last_batch:
             self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
-        self._call("on_train_batch_end", {"loss": loss}, batch, index)
+        self._call("on_train_batch_end", given, batch, index)
         logged = any(value.meta.on_step for value in results.values())
         if logged:
             connector.on_batch_end()
@@ -104,39 +103,40 @@ class DirectLoop(_TrainingEpochLoop):
         if logged:
             connector.update_train_step_metrics()
 
-    def _step(self, batch: Any, index: int) -> Tensor:
-        """One step of the optimizer; the last loss that it asked for."""
-        losses: list[Tensor] = []
+    def _step(self, batch: Any, index: int) -> dict[str, Any]:
+        """One step of the optimizer; what the model gave, the last time that it was asked."""
         trainer, [optimizer] = self.trainer, self.trainer.optimizers
-        model, counts = (
-            trainer.lightning_module,
-            self.automatic_optimization.optim_progress.optimizer,
-        )
+        model, progress = trainer.lightning_module, self.automatic_optimization.optim_progress
+        counts = progress.optimizer
+        given: dict[str, Any] = {}
 
-        def closure() -> Tensor:
+        def closure() -> Tensor | None:
             vars(model)["_current_fx_name"] = "training_step"  # for what it logs
             with self._context():
-                loss: Tensor = model.training_step(batch, index)
+                output = model.training_step(batch, index)
+            given.clear()
+            given.update({"loss": output} if isinstance(output, Tensor) else output or {})
             counts.zero_grad.increment_ready()
             self._call("on_before_zero_grad", optimizer)
             counts.zero_grad.increment_started()
             optimizer.zero_grad()
             counts.zero_grad.increment_completed()
-            self._call("on_before_backward", loss)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._call("on_after_backward")
+            if given:
+                self._call("on_before_backward", given["loss"])
+                given["loss"].backward()
+                self._call("on_after_backward")
+                given["loss"] = given["loss"].detach()
             self._call("on_before_optimizer_step", optimizer)
             if trainer.gradient_clip_val:
                 how = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
                 model.clip_gradients(optimizer, *how)
-            losses.append(loss.detach())
-            return losses[-1]
+            return given.get("loss")
 
         counts.step.increment_ready()
         optimizer.step(closure)
         counts.step.increment_completed()
         vars(model)["_current_fx_name"] = None
-        return losses[-1]
+        return given
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         stops = self.trainer.should_stop or self.trainer.received_sigterm

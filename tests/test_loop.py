@@ -30,7 +30,7 @@ def record(name):
     def hook(self, trainer, model, *args):
         loop = trainer.fit_loop.epoch_loop
         losses = [a.item() for a in args if isinstance(a, torch.Tensor)]
-        losses += [a["loss"].item() for a in args if isinstance(a, dict)]
+        losses += [{k: float(v) for k, v in a.items()} for a in args if isinstance(a, dict)]
         rows = [a.row.tolist() for a in args if hasattr(a, "row")]
         numbers = [a for a in args if isinstance(a, int)]
         place = (model._current_fx_name, trainer.global_step, loop._batches_that_stepped)
@@ -49,6 +49,12 @@ class Logging(Classifier):
         loss = super().training_step(batch, batch_idx)
         self.log("step_loss", loss, on_step=True, on_epoch=True, prog_bar=True)
         return loss
+
+
+class Skipping(Classifier):
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return None if batch_idx == 2 else {"loss": loss, "more": batch_idx}
 
 
 class Clipping(Classifier):
@@ -113,6 +119,7 @@ DIRECT = {
     "plateau": {"scheduler": partial(lr_scheduler.ReduceLROnPlateau, patience=0)},
     "augmented": {"augment": [Noise(), Mixup()]},
     "logging in each step": {"kind": Logging},
+    "a step that skips, and gives more": {"kind": Skipping},
     "16 bits": {"precision": "bf16-mixed"},
     "few batches": {"limit_train_batches": 4},
     "steps": {"max_steps": 13, "max_epochs": -1},
