@@ -76,7 +76,7 @@ class CLI(LightningCLI):
         for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
             if config[name] is not None and config[name] < 1:
                 raise ValueError(f"`trainer.{name}` is {config[name]}, not 1 or more")
-        if config["val_check_interval"] in (0, False):
+        if config["val_check_interval"] == 0:
             raise ValueError("`trainer.val_check_interval` is 0: give a share of an epoch, or 1.0")
         shown = config["enable_progress_bar"] is not False
         starters = {"SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR"}
