@@ -2,14 +2,18 @@
 
 import os
 import sys
+from importlib import import_module
 
 SUBCOMMANDS = {
     "fit": "train, then test the best checkpoint",
     "validate": "measure a checkpoint on the validation rows",
     "test": "measure a checkpoint on the test rows",
     "predict": "write a CSV of predictions for new rows",
+    "export": "write the model as one ONNX file that takes raw rows, proven equal",
+    "serve": "answer HTTP requests with an exported model, without torch",
     "list": "show the sources, nets, models, callbacks and configs that there are",
 }
+DEPLOY = {"export": "src.deploy.export", "serve": "src.deploy.server"}
 USAGE = """usage: python -m src SUBCOMMAND [--config FILE ...] [--KEY VALUE ...]
 
 {}
@@ -34,6 +38,8 @@ def main(argv: list[str]) -> int:
             from src.help import show
 
             show()
+        elif command in DEPLOY:
+            import_module(DEPLOY[command]).main(rest)
         elif command in SUBCOMMANDS and {"-h", "--help"} & {*rest}:
             from src.startup import import_lightning
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from importlib.util import find_spec
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -16,13 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 from src.data.rows import FREE, SPLITS, Rows, Signature, Source
+from src.pixels import Form, decode
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # EPS, say, would run Ghostscript
 BLOCK = 64  # images decoded at a time: all that memory holds while the cache is written
 VERSION = 1  # of how images are decoded: another one makes every cache anew
 Files = dict[str, tuple[str, int]]  # path below the folder -> class, published split or `FREE`
-Form = tuple[tuple[int, int] | None, Literal["grey", "rgb"]]  # height and width or as stored
 log = logging.getLogger("src")
 
 
@@ -172,19 +170,9 @@ def _decoded(
 
 
 def _decode(path: Path, form: Form, skip: bool) -> tuple[np.ndarray, int] | None:
-    from PIL import Image, ImageOps
-
-    size, channels = form
     try:
         content = path.read_bytes()
-        image = ImageOps.exif_transpose(Image.open(BytesIO(content), formats=FORMATS))
-        if image.mode[0] in "IF":
-            raise ValueError("more than 8 bits a pixel: convert it, or give pixels as `Arrays`")
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("L" if channels == "grey" else "RGB")
-        pixels = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR) if size else image)
+        pixels = decode(content, form)
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, ...
         why = f"{path} can't be decoded ({str(error).partition(' <')[0] or type(error).__name__})"
         if not skip:
@@ -193,4 +181,4 @@ def _decode(path: Path, form: Form, skip: bool) -> tuple[np.ndarray, int] | None
         log.warning(f"skipped: {why}")
         return None
     digest = blake2b(content, digest_size=8).digest()
-    return np.atleast_3d(pixels).transpose(2, 0, 1), int.from_bytes(digest)
+    return pixels, int.from_bytes(digest)

@@ -1,0 +1,11 @@
+"""From a checkpoint to a file that other programs can use, and a server of it."""
+
+import argparse
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """The options of a command that takes no config; what is wrong with them is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{self.prog.rpartition(' ')[2]}: {message}")

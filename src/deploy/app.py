@@ -1,0 +1,253 @@
+"""The process that answers requests, in ASGI. It imports no torch."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from bisect import bisect_left
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from src.deploy.served import IMAGES, JSON, MAX_ROWS, Refused, Served
+from src.deploy.server import NUM_SLOTS, SLOT_BYTES, TOKEN
+from src.errors import report
+
+MAX_BODY = 4 * 2**20  # bytes of a request
+MAX_HELD = 64 * 2**20  # bytes of all requests that are being read
+LARGE = 2**16  # bytes of a body that is read beside the answers to others
+MAX_REQUESTS, MAX_CONNECTIONS = 256, 2048  # at a time
+SLOW_S = 10  # a client may take for its headers, and for its body
+DRAIN_S = 30  # an old worker waits for its clients
+ROUTES = {"/predict": "POST"}
+ROUTES |= dict.fromkeys(
+    ("/", "/healthz", "/readyz", "/metrics", "/signature", "/openapi.json"), "GET"
+)
+OPEN = ("/", "/healthz", "/readyz")  # without a token
+POLICY = (
+    "default-src 'none'; connect-src 'self'; img-src data: blob:; frame-ancestors 'none'; "
+    "script-src 'unsafe-inline'; style-src 'unsafe-inline'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-store",
+}
+CODES = (200, 400, 401, 404, 405, 408, 413, 415, 422, 500, 503)
+TIMES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 10)  # s, upper ends
+# What is counted: answers by code, those of `/predict` by time, then these.
+ROWS, BATCHES, SECONDS = range(len(CODES) + len(TIMES) + 1, len(CODES) + len(TIMES) + 4)
+
+
+class Door:
+    """What every request passes: the token, the limits, what is counted.
+
+    Args:
+        served: The model.
+        counts: `(NUM_SLOTS, ...)` what all workers counted.
+        slot: Which row of it is this worker's.
+        token: What requests must show, if not empty.
+    """
+
+    def __init__(self, served: Served, counts: np.ndarray, slot: int, token: str) -> None:
+        self.served, self.counts, self.mine = served, counts, counts[slot]
+        self.secret = f"Bearer {token}".encode() if token else b""
+        self.num_requests = self.held = 0
+        self.is_leaving = False
+        self.thread = ThreadPoolExecutor(1)
+        self.page = Path(__file__).with_name("page.html").read_text("utf-8")
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        began, code, more = time.perf_counter(), 200, {}
+        self.num_requests += 1
+        try:
+            kind, text = await self._answer(scope, receive)
+        except Refused as refused:
+            code, more, kind = refused.code, refused.headers, JSON
+            text = json.dumps({"error": refused.line})
+        except Exception:
+            traceback.print_exc()
+            code, kind, text = 500, JSON, json.dumps({"error": "our fault"})
+        self.num_requests -= 1
+        body = text.encode()
+        if self.is_leaving:
+            more["connection"] = "close"
+        told = {"content-type": kind, "content-length": str(len(body)), **HEADERS, **more}
+        headers = [(k.replace("_", "-").encode(), v.encode()) for k, v in told.items()]
+        self.mine[CODES.index(code)] += 1
+        if scope["path"] == "/predict":
+            seconds = time.perf_counter() - began
+            self.mine[len(CODES) + bisect_left(TIMES, seconds)] += 1
+            self.mine[SECONDS] += seconds
+            self.mine[BATCHES] += self.served.num_batches
+            self.served.num_batches = 0
+        await send({"type": "http.response.start", "status": code, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, scope: Any, receive: Any) -> tuple[str, str]:
+        """Content type and text of the answer to a request."""
+        path, headers = scope["path"], dict(scope["headers"])
+        if path not in OPEN:
+            if self.secret and not hmac.compare_digest(
+                headers.get(b"authorization", b""), self.secret
+            ):
+                raise Refused(401, "say Authorization: Bearer TOKEN", www_authenticate="Bearer")
+            if self.num_requests > MAX_REQUESTS:
+                raise Refused(503, "too many requests at once", retry_after="1")
+        if path not in ROUTES:
+            raise Refused(404, f"there are: {', '.join(ROUTES)}")
+        if scope["method"] != ROUTES[path]:
+            raise Refused(405, f"{path} takes {ROUTES[path]}", allow=ROUTES[path])
+        if path == "/predict":
+            x = await self._rows(headers, receive)
+            self.mine[ROWS] += len(x)
+            return JSON, json.dumps(await self.served.answer(x))
+        if path == "/readyz" and self.is_leaving:
+            raise Refused(503, "leaving", retry_after="1")
+        if path in ("/signature", "/openapi.json"):
+            return JSON, json.dumps(
+                self.served.facts if path == "/signature" else openapi(self.served)
+            )
+        if path == "/metrics":
+            return "text/plain; version=0.0.4", prometheus(self.counts, self.served.version)
+        return ("text/html; charset=utf-8", self.page) if path == "/" else ("text/plain", "ok")
+
+    async def _rows(self, headers: dict[bytes, bytes], receive: Any) -> np.ndarray:
+        kind = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
+        if kind not in self.served.kinds or b"content-encoding" in headers:
+            raise Refused(415, f"send {' or '.join(self.served.kinds)}, not compressed")
+        body, more = bytearray(), True
+        try:
+            async with asyncio.timeout(SLOW_S):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise Refused(400, "the client left")
+                    body += (chunk := message.get("body", b""))
+                    self.held, more = self.held + len(chunk), message.get("more_body", False)
+                    if len(body) > MAX_BODY:
+                        raise Refused(413, f"more than {MAX_BODY:,} bytes", connection="close")
+                    if self.held > MAX_HELD:
+                        raise Refused(503, "too much to read", retry_after="1", connection="close")
+            if len(body) < LARGE and kind == JSON:
+                return self.served.read(kind, bytes(body))
+            loop, read = asyncio.get_running_loop(), self.served.read
+            return await loop.run_in_executor(self.thread, read, kind, bytes(body))
+        except TimeoutError:
+            raise Refused(408, f"no body within {SLOW_S} s", connection="close") from None
+        finally:
+            self.held -= len(body)
+
+
+def openapi(served: Served) -> dict[str, Any]:
+    """The description of all routes in OpenAPI 3.1, with a row that is real."""
+    rows = {"type": "array", "items": served.reader.schema(), "minItems": 1, "maxItems": MAX_ROWS}
+    body = {"type": "object", "properties": {"rows": rows}, "required": ["rows"]}
+    content: dict[str, Any] = {JSON: {"schema": body | {"additionalProperties": False}}}
+    content[JSON]["example"] = served.example
+    binary = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+    content |= {kind: binary for kind in IMAGES if kind in served.kinds}
+    codes = {str(code): {"description": "`error`, one line"} for code in CODES[1:]}
+    codes["200"] = {"description": "as asked"}
+    paths: dict[str, Any] = {p: {m.lower(): {"responses": codes}} for p, m in ROUTES.items()}
+    paths["/predict"]["post"] = {"responses": codes, "security": [{"token": []}, {}]}
+    paths["/predict"]["post"]["requestBody"] = {"required": True, "content": content}
+    schemes = {"token": {"type": "http", "scheme": "bearer"}}
+    info = {"title": served.facts["name"], "version": served.version}
+    components = {"securitySchemes": schemes}
+    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": components}
+
+
+def prometheus(counts: np.ndarray, version: str) -> str:
+    """What all workers counted, in the text format of Prometheus."""
+    sums, name, total = counts.sum(0).tolist(), "fulgurite", 0.0
+    lines = [f"# TYPE {name}_requests_total counter"]
+    lines += [f'{name}_requests_total{{code="{c}"}} {sums[i]:.0f}' for i, c in enumerate(CODES)]
+    lines += [f"# TYPE {name}_seconds histogram", f"{name}_seconds_sum {sums[SECONDS]:.6f}"]
+    for i, end in enumerate((*TIMES, "+Inf"), len(CODES)):
+        total += sums[i]
+        lines.append(f'{name}_seconds_bucket{{le="{end}"}} {total:.0f}')
+    lines += [f"{name}_seconds_count {total:.0f}"]
+    for kind, place in (("rows", ROWS), ("batches", BATCHES)):
+        lines += [f"# TYPE {name}_{kind}_total counter", f"{name}_{kind}_total {sums[place]:.0f}"]
+    info = f"{name}_model_info{{version={json.dumps(version)}}} 1"
+    return "\n".join([*lines, f"# TYPE {name}_model_info gauge", info, ""])
+
+
+class Patient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """A connection that is closed if the next request isn't told within `SLOW_S`."""
+
+    timer: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.timer = self.loop.call_later(SLOW_S, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        if self.timer is None and (self.cycle is None or self.cycle.response_complete):
+            self.timer = self.loop.call_later(SLOW_S, self.transport.close)
+        super().data_received(data)
+        if self.timer and self.cycle is not None and not self.cycle.response_complete:
+            self.timer = self.timer.cancel()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.timer = self.timer and self.timer.cancel()
+        super().connection_lost(exc)
+
+
+class Server(uvicorn.Server):
+    """Says that it is ready, and leaves without losing a request once the line is closed."""
+
+    def __init__(self, door: Door, line: socket.socket) -> None:
+        how: dict[str, Any] = {"ws": "none", "lifespan": "off", "log_config": None}
+        how |= {"access_log": False, "server_header": False, "limit_concurrency": MAX_CONNECTIONS}
+        super().__init__(uvicorn.Config(door, http=Patient, **how))
+        self.door, self.line = door, line
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        asyncio.get_running_loop().add_reader(self.line, self._leave)
+        self.line.send(b"1")
+
+    def _leave(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.line)
+        self.door.is_leaving = self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Takes no more connections, and waits until those that are there have been answered."""
+        until = time.monotonic() + DRAIN_S * self.door.is_leaving
+        for server in self.servers:
+            server.close()
+        while self.server_state.connections and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        await super().shutdown(sockets)
+
+
+def main(argv: list[str]) -> int:
+    """Serves until the parent closes the line, dies, or says SIGTERM."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    listener, line, counts, slot = map(int, argv[1:])
+    try:
+        served = Served(Path(argv[0]))
+        with os.fdopen(counts, "r+b") as file:
+            table = np.memmap(file, np.float64, "r+", shape=(NUM_SLOTS, SLOT_BYTES // 8))
+        door = Door(served, table, slot, os.environ.get(TOKEN, ""))
+    except Exception as error:
+        return report(error, debug=False)
+    Server(door, socket.socket(fileno=line)).run([socket.socket(fileno=listener)])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,170 @@
+"""Rows as JSON or images, read as strictly as a door needs it, into the rows that a model takes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from types import NoneType
+from typing import Any
+
+import numpy as np
+
+from src.errors import hint, short
+from src.pixels import Form, decode
+
+MAX_PIXELS = 16_000_000  # of an image as it is sent, before it is resized
+FORMATS = ("PNG", "JPEG")
+
+
+class Reader:
+    """Reads rows by the signature of an export.
+
+    Args:
+        signature: `Signature` as a dict, of JSON types.
+    """
+
+    def __init__(self, signature: dict[str, Any]) -> None:
+        self.shape, self.dtype = tuple(signature["in_shape"]), np.dtype(signature["dtype"])
+        self.names, self.categories = [*signature["feature_names"]], signature["categories"]
+        self.known, coded = {*self.names}, self.categories.items()
+        self.codes = {k: {v: i + 1 for i, v in enumerate(values)} for k, values in coded}
+        self.takes_images = len(self.shape) == 3 and self.shape[0] in (1, 3)
+        self.takes_images &= self.dtype == np.uint8
+
+    def row(self, value: Any, where: str) -> np.ndarray:
+        """One row `(*in_shape)`, of its features by name or in their order, or an image in base64.
+
+        Raises:
+            ValueError: It is no such row; the message begins with `where`.
+        """
+        if isinstance(value, str) and self.takes_images:
+            try:
+                return self.image(base64.b64decode(value, validate=True), where)
+            except binascii.Error as error:
+                raise ValueError(f"{where} is no base64: {error}") from None
+        if self.names and isinstance(value, dict):
+            for name in value:
+                if name not in self.known:
+                    close = hint(name[:60], self.names)
+                    raise ValueError(f"{where} has the unknown field {shown(name)}{close}")
+            for name in self.names:
+                if name not in value:
+                    raise ValueError(f"{where} lacks `{name}`: give null if it is unknown")
+            value = [value[name] for name in self.names]
+        leaves = [value]
+        for size in self.shape:
+            if any(type(part) is not list or len(part) != size for part in leaves):
+                what = f"a list of {len(self.names)} values, or an object of them by name"
+                what = what if self.names else f"nested lists of shape {list(self.shape)}"
+                raise ValueError(f"{where} is not {what}{', or an image' * self.takes_images}")
+            leaves = [leaf for part in leaves for leaf in part]
+        for i, name in enumerate(self.names):
+            if name in self.codes:
+                leaves[i] = self._code(name, leaves[i], f"{where}.{name}")
+        return self._numbers(leaves, where).reshape(self.shape)
+
+    def _code(self, name: str, value: Any, where: str) -> int:
+        if value is None:
+            return 0
+        if not isinstance(value, str) or value not in self.codes[name]:
+            raise ValueError(f"{where} is {shown(value)}{hint(str(value)[:60], self.codes[name])}")
+        return self.codes[name][value]
+
+    def _numbers(self, leaves: list[Any], where: str) -> np.ndarray:
+        whole = self.dtype == np.uint8
+        for i, leaf in enumerate(leaves):
+            if type(leaf) not in ((int,) if whole else (int, float, NoneType)):
+                what = "a whole number from 0 to 255" if whole else "a number or null"
+                raise ValueError(f"{self._at(where, i)} is {shown(leaf)}, not {what}")
+        try:
+            values = np.array([math.nan if leaf is None else leaf for leaf in leaves], np.float64)
+        except OverflowError:  # an integer of hundreds of digits
+            raise ValueError(f"{where} has a number that is too large") from None
+        with np.errstate(over="ignore", invalid="ignore"):
+            bad = (values < 0) | (values > 255) if whole else np.isinf(values.astype(self.dtype))
+        if bad.any():
+            what = "outside 0 to 255" if whole else f"too large for {self.dtype}"
+            raise ValueError(f"{self._at(where, int(bad.argmax()))} is {what}")
+        return values.astype(self.dtype)
+
+    def _at(self, where: str, i: int) -> str:
+        if self.names:
+            return f"{where}.{self.names[i]}"
+        return where + "".join(f"[{k}]" for k in np.unravel_index(i, self.shape))
+
+    def image(self, content: bytes, where: str) -> np.ndarray:
+        """One row of a PNG or JPEG, stretched to the size that the model takes.
+
+        Raises:
+            ValueError: The model takes no images, or this is none.
+        """
+        if not self.takes_images:
+            raise ValueError(f"{where} is an image, and the model takes rows of {self.shape}")
+        form: Form = (self.shape[1], self.shape[2]), "grey" if self.shape[0] == 1 else "rgb"
+        try:
+            return decode(content, form, FORMATS, MAX_PIXELS)
+        except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, ...
+            why = str(error).partition(" <")[0] or type(error).__name__
+            raise ValueError(f"{where} is no PNG or JPEG that can be used: {short(why)}") from None
+
+    def shown(self, row: np.ndarray) -> Any:
+        """A row as JSON, which `row` reads as that row: by name where features have names."""
+        values = row.tolist()
+        if not self.names:
+            return json.loads(json.dumps(values).replace("NaN", "null"))
+        for i, name in enumerate(self.names):
+            kinds = [None, *self.categories[name]] if name in self.codes else None
+            values[i] = kinds[int(values[i])] if kinds else values[i]
+            values[i] = None if values[i] != values[i] else values[i]
+        return dict(zip(self.names, values, strict=True))
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of one row."""
+        whole = {"type": "integer", "minimum": 0, "maximum": 255}
+        leaf = whole if self.dtype == np.uint8 else {"type": ["number", "null"]}
+        kinds = {name: {"enum": [*self.categories[name], None]} for name in self.codes}
+        fields = {name: kinds.get(name, leaf) for name in self.names}
+        schema = dict(leaf)
+        for size in reversed(self.shape):
+            schema = {"type": "array", "items": schema, "minItems": size, "maxItems": size}
+        if fields:
+            schema["items"] = {"anyOf": [leaf, *kinds.values()]}
+            by_name = {"type": "object", "properties": fields, "required": self.names}
+            return {"anyOf": [{**by_name, "additionalProperties": False}, schema]}
+        text = {"type": "string", "contentEncoding": "base64"}
+        return {"anyOf": [schema, text]} if self.takes_images else schema
+
+
+def parse(text: bytes) -> Any:
+    """JSON without what its readers differ on: duplicate keys, NaN, infinite numbers.
+
+    Raises:
+        ValueError: It is no such JSON.
+    """
+
+    def fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"the field {shown(twice)} is given twice")
+        return found
+
+    def constant(word: str) -> None:
+        raise ValueError(f"{word} is no number of JSON: give null for a missing value")
+
+    try:
+        return json.loads(text.decode(), object_pairs_hook=fields, parse_constant=constant)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"the body is no JSON: {short(error, 100)}") from None
+
+
+def shown(value: Any) -> str:
+    """A value of a request as a message shows it."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    return short(json.dumps(value), 60)

@@ -1,0 +1,180 @@
+"""Answers HTTP requests with an exported model. This process holds the socket, others answer."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src.deploy import Parser
+
+TOKEN = "FULGURITE_TOKEN"
+START_S, STOP_S, TICK_S = 60, 10, 0.1
+NUM_SLOTS, SLOT_BYTES = 64, 512  # of what the workers count, which outlives them
+
+
+def main(argv: list[str]) -> None:
+    """Runs `python -m src serve`.
+
+    Raises:
+        ValueError: An option is wrong, the export is damaged, or the model can't be loaded.
+    """
+    parser = Parser("python -m src serve", description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--model", type=Path, required=True, metavar="DIR", help="an export: RUN/export")
+    add("--host", default="127.0.0.1", help="the address to listen at [127.0.0.1]")
+    add("--port", type=int, default=8000, help="0 for any that is free [8000]")
+    add("--workers", type=int, default=1, metavar="N", help="processes that answer [1]")
+    add("--insecure", action="store_true", help=f"listen to other machines without {TOKEN}")
+    parser.epilog = (
+        f"With a text in the variable {TOKEN}, requests must say: Authorization: Bearer TEXT."
+    )
+    args = parser.parse_args(argv)
+    if os.name == "nt":
+        raise ValueError("serve needs Linux or macOS: run it in WSL or a container")
+    if args.workers < 1 or not 0 <= args.port < 65536:
+        raise ValueError("serve: --workers is 1 or more, --port 0 to 65535")
+    verified(args.model)
+    family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
+    listener = socket.create_server((args.host, args.port), family=family, backlog=2048)
+    address = listener.getsockname()
+    is_local = address[0].startswith("127.") or address[0] == "::1"
+    if not (is_local or os.environ.get(TOKEN) or args.insecure):
+        what = f"{address[0]} is open to other machines"
+        raise ValueError(f"{what}: set {TOKEN} to a secret text, or give --insecure")
+    with tempfile.TemporaryFile() as counts:
+        counts.truncate(NUM_SLOTS * SLOT_BYTES)
+        Parent(args.model, args.workers, listener, counts.fileno()).run()
+
+
+def verified(folder: Path) -> dict[str, bytes]:
+    """The files of an export by name, whose checksums match.
+
+    Raises:
+        ValueError: One doesn't, or is missing.
+    """
+    files = {}
+    try:
+        for line in (folder / "SHA256SUMS").read_text("ascii").splitlines():
+            digest, _, name = line.partition("  ")
+            files[name] = (folder / Path(name).name).read_bytes()
+            if hashlib.sha256(files[name]).hexdigest() != digest:
+                raise ValueError(f"{folder / name} is not as it was exported: export it again")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{folder} is no whole export: {error}") from error
+    if not {"model.onnx", "signature.json"} <= files.keys():
+        raise ValueError(f"{folder} holds no model.onnx with its signature.json: export one")
+    return files
+
+
+@dataclass
+class Worker:
+    """A process that answers. It stops, when it has answered all, as `line` is closed."""
+
+    process: subprocess.Popen
+    line: socket.socket
+
+
+class Parent:
+    """Starts workers, and new ones in their place: for a new export, at SIGHUP, when one dies.
+
+    Args:
+        folder: The export, which is watched.
+        num_workers: Processes that answer.
+        listener: The socket that they share.
+        counts: File of what they count, each in a slot.
+    """
+
+    def __init__(
+        self, folder: Path, num_workers: int, listener: socket.socket, counts: int
+    ) -> None:
+        self.folder, self.num_workers, self.listener = folder, num_workers, listener
+        self.counts, self.slot = counts, 0
+        self.workers: list[Worker] = []
+        self.leaving: list[Worker] = []
+        self.renews = self.stops = False
+
+    def run(self) -> None:
+        """Serves until SIGTERM or Ctrl-C."""
+        signal.signal(signal.SIGHUP, lambda *_: setattr(self, "renews", True))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: setattr(self, "stops", True))
+        seen = self._stamp()
+        self.workers = self._start(self.num_workers)
+        host, port = self.listener.getsockname()[:2]
+        host = f"[{host}]" if ":" in host else host
+        print(f"serving {self.folder} at http://{host}:{port}", flush=True)
+        while not self.stops:
+            time.sleep(TICK_S)
+            self.leaving = [w for w in self.leaving if w.process.poll() is None]
+            dead = [w for w in self.workers if w.process.poll() is not None]
+            stamp = self._stamp()
+            is_new = stamp not in (None, seen)
+            try:
+                if self.renews or is_new:
+                    seen, self.renews = stamp or seen, False
+                    old, self.workers = self.workers, self._start(self.num_workers)
+                    for worker in old:
+                        worker.line.close()
+                    self.leaving += old
+                    print(f"serving {self.folder} anew", flush=True)
+                elif dead:
+                    fresh = self._start(len(dead))
+                    self.workers = [w for w in self.workers if w not in dead] + fresh
+            except ValueError as error:
+                print(f"error: {error}; going on as before", file=sys.stderr, flush=True)
+                time.sleep(1)
+        self._stop([*self.workers, *self.leaving])
+
+    def _stamp(self) -> Any:
+        """Changes with the export; `None` while there is none."""
+        try:
+            stat = (self.folder / "SHA256SUMS").stat()
+        except OSError:
+            return None
+        return stat.st_ino, stat.st_mtime_ns
+
+    def _start(self, count: int) -> list[Worker]:
+        """Starts workers and waits until each is ready.
+
+        Raises:
+            ValueError: One isn't; it has said why. None is left.
+        """
+        started = []
+        for _ in range(count):
+            line, far = socket.socketpair()
+            self.slot = (self.slot + 1) % NUM_SLOTS
+            fds = (self.listener.fileno(), far.fileno(), self.counts)
+            words = [sys.executable, "-m", "src.deploy.app", str(self.folder), *map(str, fds)]
+            process = subprocess.Popen([*words, str(self.slot)], pass_fds=fds)
+            far.close()
+            started.append(Worker(process, line))
+        for worker in started:
+            worker.line.settimeout(START_S)
+            try:
+                is_ready = bool(worker.line.recv(1))
+            except TimeoutError:
+                is_ready = False
+            if not is_ready:
+                self._stop(started)
+                raise ValueError("a worker did not start")
+        return started
+
+    def _stop(self, workers: list[Worker]) -> None:
+        for worker in workers:
+            worker.process.terminate()
+        until = time.monotonic() + STOP_S
+        for worker in workers:
+            try:
+                worker.process.wait(max(0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+            worker.line.close()
