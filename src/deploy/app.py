@@ -245,7 +245,8 @@ def main(argv: list[str]) -> int:
         door = Door(served, table, slot, os.environ.get(TOKEN, ""))
     except Exception as error:
         return report(error, debug=False)
-    Server(door, socket.socket(fileno=line)).run([socket.socket(fileno=listener)])
+    with socket.socket(fileno=line) as near:
+        Server(door, near).run([socket.socket(fileno=listener)])
     return 0
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
-PYTHON = """import json
+PYTHON = """import json, pathlib
 import numpy as np, onnxruntime as ort
-signature = json.load(open("signature.json"))["signature"]
+signature = json.loads(pathlib.Path("signature.json").read_text())["signature"]
 session = ort.InferenceSession("model.onnx")  # providers=["TensorrtExecutionProvider", ...]
 x = np.zeros((1, *signature["in_shape"]), signature["dtype"])  # raw rows, one or many
 {} = session.run(None, {{"x": x}})"""

@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     if args.onnx:
         folder = args.out or home.with_name(f"{home.name}-opset{args.opset}")
         check_free(folder)
-        write(folder, "model.onnx", *proof.converted(args.onnx, args.opset))
+        write(folder, "model.onnx", *proof.renewed(args.onnx, args.opset))
         return
     folder = args.out or home.parent / "export"
     check_free(folder)  # before minutes of work
@@ -60,10 +60,10 @@ def main(argv: list[str]) -> None:
     if args.format == "safetensors":
         write(folder, "model.safetensors", trained.weights(), trained.facts)
         return
-    content = trained.graph(args.opset)
+    model = trained.graph(args.opset)
     if args.quantize:
-        content = trained.quantized(content, args.max_drop)
-    content = proof.labelled(proof.loaded(content), args.opset, trained.facts)
+        model = trained.quantized(model, args.max_drop)
+    content = proof.labelled(model, args.opset, trained.facts)
     trained.prove(content, args.opset, is_exact=not args.quantize)
     write(folder, "model.onnx", content, trained.facts)
 

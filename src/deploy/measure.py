@@ -34,7 +34,8 @@ def classes(model: Model, split: str, names: Sequence[str]) -> dict[str, Any]:
     """Rows of each class in a split, recall with its interval, and precision."""
     scores, y, _ = model.results[split]
     assert y is not None
-    pairs, found = np.stack([y.numpy(), scores.argmax(1).numpy()]), {}
+    found: dict[str, Any] = {}
+    pairs = np.stack([y.numpy(), scores.argmax(1).numpy()]) if names else y.numpy()
     for code, name in enumerate(names):
         rows, said = (pairs == code).sum(1).tolist()
         hits = int((pairs == code).all(0).sum())

@@ -21,20 +21,14 @@ Inputs = dict[str, np.ndarray]
 Run = Callable[[Inputs], list[np.ndarray]]
 
 
-def loaded(content: bytes) -> onnx.ModelProto:
-    """The model of a file, without what its exporter noted of the code that it came from."""
-    model = onnx.load_from_string(content)
-    for node in model.graph.node:
-        del node.metadata_props[:]
-    return model
-
-
 def labelled(model: onnx.ModelProto, opset: int, facts: dict[str, Any]) -> bytes:
     """The file of a model, with all that is known of it inside, in a form that is valid.
 
     Raises:
         ValueError: It isn't valid, or not of that opset and no other.
     """
+    for node in model.graph.node:  # what torch noted of the code that it came from
+        del node.metadata_props[:]
     model.ir_version = helper.find_min_ir_version_for(model.opset_import)  # for older runtimes
     if facts:
         facts["opset"] = opset
@@ -79,6 +73,7 @@ def edges(facts: dict[str, Any]) -> np.ndarray:
     return np.stack([np.broadcast_to(row, shape) for row in rows]).astype(dtype)
 
 
+@np.errstate(invalid="ignore")  # inf - inf
 def compare(old: Run, new: Run, x: Inputs, names: list[str], sizes: tuple[int, ...]) -> str:
     """Holds two against each other on rows, in batches of each of the sizes; says how they differ.
 
@@ -105,7 +100,20 @@ def compare(old: Run, new: Run, x: Inputs, names: list[str], sizes: tuple[int, .
     return f"{num_rows} rows in batches of {', '.join(map(str, sizes))}: {text}"
 
 
-def converted(path: Path, opset: int) -> tuple[bytes, dict[str, Any]]:
+def converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """A model at another opset.
+
+    Raises:
+        ValueError: There is no way to it.
+    """
+    try:
+        return version_converter.convert_version(model, opset)
+    except Exception as error:  # an assertion in C++
+        why = short(str(error).rpartition(": ")[2], 150)
+        raise ValueError(f"there is no way to opset {opset}: {why}") from error
+
+
+def renewed(path: Path, opset: int) -> tuple[bytes, dict[str, Any]]:
     """A file at another opset, proven next to the old one; and what is known of the model.
 
     Raises:
@@ -121,12 +129,7 @@ def converted(path: Path, opset: int) -> tuple[bytes, dict[str, Any]]:
     props = {entry.key: entry.value for entry in model.metadata_props}
     facts = {k: json.loads(v) for k, v in props.items()} if "fingerprint" in props else {}
     old, x, sizes = session(path.read_bytes()), *drawn(model, facts)
-    try:
-        model = version_converter.convert_version(model, opset)
-    except Exception as error:  # an assertion in C++
-        why = short(str(error).rpartition(": ")[2], 150)
-        raise ValueError(f"{path} can't be converted to opset {opset}: {why}") from error
-    content = labelled(model, opset, facts)
+    content = labelled(converted(model, opset), opset, facts)
     names = [output.name for output in model.graph.output]
     print(f"proof: opset {opset}; {compare(old, session(content), x, names, sizes)}")
     return content, facts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 from types import NoneType
@@ -41,9 +40,10 @@ class Reader:
         """
         if isinstance(value, str) and self.takes_images:
             try:
-                return self.image(base64.b64decode(value, validate=True), where)
-            except binascii.Error as error:
+                content = base64.b64decode(value, validate=True)
+            except ValueError as error:
                 raise ValueError(f"{where} is no base64: {error}") from None
+            return self.image(content, where)
         if self.names and isinstance(value, dict):
             for name in value:
                 if name not in self.known:
@@ -111,7 +111,8 @@ class Reader:
 
     def shown(self, row: np.ndarray) -> Any:
         """A row as JSON, which `row` reads as that row: by name where features have names."""
-        values = row.tolist()
+        shortest = np.array([float(str(v)) for v in row.flat])  # 0.1, not 0.10000000149
+        values = (row if row.dtype == np.uint8 else shortest.reshape(row.shape)).tolist()
         if not self.names:
             return json.loads(json.dumps(values).replace("NaN", "null"))
         for i, name in enumerate(self.names):

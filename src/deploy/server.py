@@ -44,13 +44,15 @@ def main(argv: list[str]) -> None:
         raise ValueError("serve: --workers is 1 or more, --port 0 to 65535")
     verified(args.model)
     family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
-    listener = socket.create_server((args.host, args.port), family=family, backlog=2048)
-    address = listener.getsockname()
-    is_local = address[0].startswith("127.") or address[0] == "::1"
-    if not (is_local or os.environ.get(TOKEN) or args.insecure):
-        what = f"{address[0]} is open to other machines"
-        raise ValueError(f"{what}: set {TOKEN} to a secret text, or give --insecure")
-    with tempfile.TemporaryFile() as counts:
+    with (
+        tempfile.TemporaryFile() as counts,
+        socket.create_server((args.host, args.port), family=family, backlog=2048) as listener,
+    ):
+        address = listener.getsockname()[0]
+        is_local = address.startswith("127.") or address == "::1"
+        if not (is_local or os.environ.get(TOKEN) or args.insecure):
+            what = f"{address} is open to other machines"
+            raise ValueError(f"{what}: set {TOKEN} to a secret text, or give --insecure")
         counts.truncate(NUM_SLOTS * SLOT_BYTES)
         Parent(args.model, args.workers, listener, counts.fileno()).run()
 

@@ -125,7 +125,7 @@ class Trained:
         assert all(torch.equal(back[k], state[k]) for k in state)
         return bytes(content)
 
-    def graph(self, opset: int) -> bytes:
+    def graph(self, opset: int) -> onnx.ModelProto:
         """The model as ONNX, by the exporter that knows this opset.
 
         Raises:
@@ -133,21 +133,21 @@ class Trained:
         """
         x = torch.from_numpy(np.resize(rows := self.rows(self.split), (2, *rows.shape[1:])))
         how: dict[str, Any] = {"input_names": [INPUT], "output_names": self.outputs}
-        how |= {"opset_version": opset, "external_data": False, "verbose": False}
+        how |= {"external_data": False, "verbose": False}
+        file: Any = io.BytesIO()
         noise, logger = io.StringIO(), logging.getLogger("torch.onnx")
         logger.setLevel(logging.CRITICAL)
         try:
             with warnings.catch_warnings(), redirect_stdout(noise), redirect_stderr(noise):
                 warnings.simplefilter("ignore")
-                if opset >= USUAL:
-                    shapes = ({0: torch.export.Dim("batch")},)
-                    program = torch.onnx.export(self.raw, (x,), dynamic_shapes=shapes, **how)
+                if opset >= USUAL:  # the oldest that torch's newer exporter writes
+                    how["dynamic_shapes"] = ({0: torch.export.Dim("batch")},)
+                    program = torch.onnx.export(self.raw, (x,), opset_version=USUAL, **how)
                     assert program
-                    return bytes(program.model_proto.SerializeToString())
-                file: Any = io.BytesIO()
-                how |= {"dynamic_axes": {name: {0: "batch"} for name in (INPUT, *self.outputs)}}
-                torch.onnx.export(self.raw, (x,), file, dynamo=False, **how)
-                return bytes(file.getvalue())
+                    return proof.converted(program.model_proto, opset)
+                how["dynamic_axes"] = {name: {0: "batch"} for name in (INPUT, *self.outputs)}
+                torch.onnx.export(self.raw, (x,), file, dynamo=False, opset_version=opset, **how)
+                return onnx.load_from_string(file.getvalue())
         except Exception as error:  # a class of its own for each kind
             what = f"this model can't be written at opset {opset}"
             raise ValueError(f"{what}: {short(error, 150)}") from error
@@ -178,11 +178,11 @@ class Trained:
                 raise ValueError(f"by the checkpoint {split} has {was}: so nothing was written")
             self.facts["metrics"][split]["of the file"] = now
 
-    def quantized(self, content: bytes, max_drop: float) -> bytes:
-        """The file with weights and activations of 8 bits, if it is as good on the val rows.
+    def quantized(self, model: onnx.ModelProto, max_drop: float) -> onnx.ModelProto:
+        """The model with weights and activations of 8 bits, if it is as good on the val rows.
 
         Args:
-            content: The file, of opset 13 or newer.
+            model: Of opset 13 or newer.
             max_drop: What it may cost: val/acc, or the share by which val/rmse grows.
 
         Raises:
@@ -200,23 +200,24 @@ class Trained:
                 part = next(parts, None)
                 return None if part is None else {INPUT: part}
 
+        size = model.ByteSize()  # it is taken apart
         with TemporaryDirectory() as folder:
             path = Path(folder, "int8.onnx")
             logging.disable(logging.WARNING)  # advice about files of other programs
             try:
                 how = dict.fromkeys(("activation_type", "weight_type"), QuantType.QInt8)
                 how |= {"op_types_to_quantize": ["Conv", "Gemm", "MatMul"], "per_channel": True}
-                quantize_static(onnx.load_from_string(content), path, Rows(), **how)
+                quantize_static(model, path, Rows(), **how)
             finally:
                 logging.disable(logging.NOTSET)
-            smaller = path.read_bytes()
-        run = proof.session(smaller)
+            smaller = onnx.load(path)
+        run = proof.session(smaller.SerializeToString())
         old, new = self.model.results["val"][0], self.scores(run, "val")
         was, now = self.metrics("val", old), self.metrics("val", new)
         name = "acc" if "acc" in was else "rmse"
         drop = was["acc"] - now["acc"] if name == "acc" else now["rmse"] / was["rmse"] - 1
-        size = f"{len(content):,} bytes become {len(smaller):,}"
-        numbers = f"val/{name} {was[name]:.5g} becomes {now[name]:.5g}; {size}"
+        sizes = f"{size:,} bytes become {smaller.ByteSize():,}"
+        numbers = f"val/{name} {was[name]:.5g} becomes {now[name]:.5g}; {sizes}"
         if not drop <= max_drop:
             raise ValueError(f"int8 costs {drop:.3g}, more than --max_drop {max_drop:g}: {numbers}")
         print(f"int8: {numbers}")
