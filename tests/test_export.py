@@ -221,9 +221,9 @@ def test_conversion_up_and_down(go, tmp_path):
         assert facts["signature"]["target_names"] == ["price"]
         for name, value in outputs(tmp_path / "o", x).items():
             assert np.abs(value - expected[name]).max() < 1e-4
-    said = go(f"export --onnx {export('kind')}/model.onnx --opset 11 --out {tmp_path}/p")
+    said = go(f"export --onnx {export('price')}/model.onnx --opset 11 --out {tmp_path}/p")
     assert said.code == 2
-    assert re.fullmatch(r"error: there is no way to opset 11: No Adapter .*\n", said.err)
+    assert re.fullmatch(r"error: there is no way to opset 11: .+\n", said.err)
     assert not (tmp_path / "p").exists()
 
 

@@ -14,6 +14,7 @@ from src.models.model import Model
 NUM_DRAWS, MAX_VALUES = 200, 20_000_000  # of an interval: draws, and scores in all of them
 
 
+@np.errstate(invalid="ignore")  # of an r2 that is infinite
 def measured(model: Model, split: str) -> dict[str, Any]:
     """Each metric of a split with its interval of 95 %: Wilson's for a share, else bootstrap."""
     scores, y, _ = model.results[split]
