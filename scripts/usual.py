@@ -76,8 +76,8 @@ class RowByRow(Dataset):
         return len(self.x)
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        picture = Image.fromarray(self.x[row, 0].numpy())
-        pixels = torch.from_numpy(np.array(picture, copy=True)).view(28, 28, 1)
+        picture = Image.fromarray(self.x[row].permute(1, 2, 0).squeeze(-1).numpy())
+        pixels = torch.from_numpy(np.array(picture, copy=True)).view(*self.x.shape[2:], -1)
         image = pixels.permute(2, 0, 1).contiguous().to(torch.float32).div(255)
         mean, std = torch.as_tensor(self.mean), torch.as_tensor(self.std)
         return image.clone().sub_(mean).div_(std), int(self.y[row])
@@ -115,7 +115,14 @@ class Usual(L.LightningModule):
 
 
 def usual_lightning(
-    x: Tensor, y: Tensor, net: nn.Module, clock: Clock, num_epochs: int, num_val: int = 0
+    x: Tensor,
+    y: Tensor,
+    net: nn.Module,
+    clock: Clock,
+    num_epochs: int,
+    num_val: int = 0,
+    size: int = BATCH_SIZE,
+    accelerator: str = "cpu",
 ) -> None:
     """A DataLoader of rows, metrics that are objects, a CSV, a checkpoint, a progress bar."""
 
@@ -123,16 +130,17 @@ def usual_lightning(
         def __iter__(self) -> Any:
             return clock(super().__iter__())
 
-    val = DataLoader(RowByRow(x[:num_val], y[:num_val]), BATCH_SIZE) if num_val else None
+    val = DataLoader(RowByRow(x[:num_val], y[:num_val]), size) if num_val else None
     with TemporaryDirectory() as folder:
         L.Trainer(
-            accelerator="cpu",
+            accelerator=accelerator,
+            devices=1,
             max_epochs=num_epochs,
             default_root_dir=folder,
             logger=CSVLogger(folder),
             callbacks=[ModelCheckpoint(Path(folder), monitor="val/loss" if val else None)],
             num_sanity_val_steps=0,
-        ).fit(Usual(net), Clocked(RowByRow(x, y), BATCH_SIZE, shuffle=True), val)
+        ).fit(Usual(net), Clocked(RowByRow(x, y), size, shuffle=True), val)
 
 
 class Stopwatch(Callback):
