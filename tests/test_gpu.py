@@ -39,12 +39,12 @@ class NoWait(Callback):
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_no_step_waits_for_the_gpu(go, setting):
     said = go(
-        "fit --config configs/digits_convnet.yaml --trainer.max_epochs 3 --trainer.accelerator gpu "
-        "--trainer.devices 1 --callbacks.strict tests.test_gpu.NoWait",
+        "fit --config configs/digits_convnet.yaml --trainer.max_epochs 5 --model.optimizer.lr 5e-3 "
+        "--trainer.accelerator gpu --trainer.devices 1 --callbacks.strict tests.test_gpu.NoWait",
         *SETTINGS[setting],
     )
     assert said.code == 0, said.err
-    assert said.metrics["test/loss"] < 2.29, "less than a guess among ten"
+    assert said.metrics["test/loss"] < 2.25, "a guess among ten has 2.30"
 
 
 def test_it_is_lightnings_own_loop_to_the_bit(tmp_path):
