@@ -60,7 +60,10 @@ def test_nets_import_torch_and_nets_alone():
     [
         ("src.data", ("src.models", "src.nets", "src.cli", "src.callbacks", "src.tracking")),
         ("src.models", ("src.cli", "src.callbacks", "src.tracking")),
-        ("src.deploy.server", ("torch", "lightning", "src.models", "src.nets", "src.data")),
+        *(
+            (f"src.deploy.{name}", ("torch", "lightning", "src.models", "src.nets", "src.data"))
+            for name in ("server", "app", "served", "rows")
+        ),
     ],
 )
 def test_rooms_do_not_know_what_comes_after_them(room, barred):

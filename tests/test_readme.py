@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 
 import numpy as np
 import pytest
@@ -9,11 +10,12 @@ import pytest
 from src.__main__ import main
 from tests.conftest import ROOT
 
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
 COMMANDS = [line.partition("   #")[0].strip() for block in BLOCKS for line in block.splitlines()]
 OURS = [c.removeprefix("python -m src ") for c in COMMANDS if c.startswith("python -m src ")]
-ELSEWHERE = ("make ", "pip install", "python -m pytest", "python -m scripts.bench", "wandb ")
+ELSEWHERE = ("make ", "pip install", "python -m pytest", "python -m scripts.", "wandb ", "curl ")
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +32,8 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("command", OURS, ids=range(len(OURS)))
 def test_a_command_runs(command, folder, monkeypatch, capfd):
-    if "--trainer.devices 2" in command:
-        pytest.skip("test_distributed runs it in processes of its own")
+    if "--trainer.devices 2" in command or command.startswith("serve "):
+        pytest.skip("test_distributed, test_server run it in processes of its own")
     monkeypatch.chdir(folder)
     words = shlex.split(command)
     if words[0] == "fit" and "--trainer.max_epochs" not in words:
@@ -61,3 +63,11 @@ def test_it_claims_of_a_config_what_the_config_claims(path):
 
 def test_it_shows_a_config_as_it_is():
     assert (ROOT / "configs" / "digits_mlp.yaml").read_text(encoding="utf-8").strip() in README
+
+
+def test_a_server_is_installed_by_its_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extra = [re.split("[>;]", name)[0] for name in project["optional-dependencies"]["serve"]]
+    line = f"pip install -c constraints.txt {' '.join(extra)}\n"
+    assert line in README
+    assert line.replace("install", "install --no-cache-dir --no-compile") in DOCKERFILE

@@ -433,7 +433,7 @@ def test_a_worker_that_leaves_answers_who_is_there(live):
         time.sleep(0.5)
         for client, rest in ((idle, head + body), (amid, body[5:])):
             client.sendall(rest)
-            answer = b"".join(iter(lambda: client.recv(10_000), b""))  # until it is closed
+            answer = client.makefile("rb").read()  # until it is closed
             assert answer.startswith(b"HTTP/1.1 200")
             assert b"\r\nconnection: close\r\n" in answer
             assert b'"probabilities"' in answer

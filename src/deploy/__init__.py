@@ -3,6 +3,8 @@
 import argparse
 from typing import NoReturn
 
+OLDEST, USUAL = 11, 18  # opsets
+
 
 class Parser(argparse.ArgumentParser):
     """The options of a command that takes no config; what is wrong with them is one line."""

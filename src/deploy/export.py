@@ -8,9 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from src.deploy import Parser
-
-OLDEST, USUAL = 11, 18  # opsets
+from src.deploy import OLDEST, USUAL, Parser
 
 
 def main(argv: list[str]) -> None:

@@ -23,8 +23,7 @@ from src import run_folder
 from src.callbacks import Report
 from src.cli import CLI, pairs, quiet
 from src.config import Config
-from src.deploy import proof
-from src.deploy.export import USUAL
+from src.deploy import USUAL, proof
 from src.deploy.measure import classes, measured
 from src.deploy.rows import Reader
 from src.errors import short
