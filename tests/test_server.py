@@ -309,7 +309,6 @@ def test_what_is_counted():
     assert counts['fulgurite_requests_total{code="400"}'] == "1"
     assert counts['fulgurite_requests_total{code="404"}'] == "1"
     assert counts["fulgurite_rows_total"] == "4"
-    assert counts["fulgurite_batches_total"] == "2"
     assert counts["fulgurite_seconds_count"] == "3"
     assert counts['fulgurite_seconds_bucket{le="+Inf"}'] == "3"
     assert float(counts["fulgurite_seconds_sum"]) > 0

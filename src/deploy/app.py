@@ -20,7 +20,7 @@ import numpy as np
 import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from src.deploy.served import IMAGES, JSON, MAX_ROWS, Refused, Served
+from src.deploy.served import IMAGES, JSON, Refused, Served
 from src.deploy.server import NUM_SLOTS, SLOT_BYTES, TOKEN
 from src.errors import report
 
@@ -47,7 +47,7 @@ HEADERS = {
 CODES = (200, 400, 401, 404, 405, 408, 413, 415, 422, 500, 503)
 TIMES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 10)  # s, upper ends
 # What is counted: answers by code, those of `/predict` by time, then these.
-ROWS, BATCHES, SECONDS = range(len(CODES) + len(TIMES) + 1, len(CODES) + len(TIMES) + 4)
+ROWS, SECONDS = range(len(CODES) + len(TIMES) + 1, len(CODES) + len(TIMES) + 3)
 
 
 class Door:
@@ -90,8 +90,6 @@ class Door:
             seconds = time.perf_counter() - began
             self.mine[len(CODES) + bisect_left(TIMES, seconds)] += 1
             self.mine[SECONDS] += seconds
-            self.mine[BATCHES] += self.served.num_batches
-            self.served.num_batches = 0
         await send({"type": "http.response.start", "status": code, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -152,7 +150,12 @@ class Door:
 
 def openapi(served: Served) -> dict[str, Any]:
     """The description of all routes in OpenAPI 3.1, with a row that is real."""
-    rows = {"type": "array", "items": served.reader.schema(), "minItems": 1, "maxItems": MAX_ROWS}
+    rows = {
+        "type": "array",
+        "items": served.reader.schema(),
+        "minItems": 1,
+        "maxItems": served.max_rows,
+    }
     body = {"type": "object", "properties": {"rows": rows}, "required": ["rows"]}
     content: dict[str, Any] = {JSON: {"schema": body | {"additionalProperties": False}}}
     content[JSON]["example"] = served.example
@@ -179,8 +182,7 @@ def prometheus(counts: np.ndarray, version: str) -> str:
         total += sums[i]
         lines.append(f'{name}_seconds_bucket{{le="{end}"}} {total:.0f}')
     lines += [f"{name}_seconds_count {total:.0f}"]
-    for kind, place in (("rows", ROWS), ("batches", BATCHES)):
-        lines += [f"# TYPE {name}_{kind}_total counter", f"{name}_{kind}_total {sums[place]:.0f}"]
+    lines += [f"# TYPE {name}_rows_total counter", f"{name}_rows_total {sums[ROWS]:.0f}"]
     info = f"{name}_model_info{{version={json.dumps(version)}}} 1"
     return "\n".join([*lines, f"# TYPE {name}_model_info gauge", info, ""])
 
@@ -211,7 +213,8 @@ class Server(uvicorn.Server):
 
     def __init__(self, door: Door, line: socket.socket) -> None:
         how: dict[str, Any] = {"ws": "none", "lifespan": "off", "log_config": None}
-        how |= {"access_log": False, "server_header": False, "limit_concurrency": MAX_CONNECTIONS}
+        how |= {"access_log": False, "server_header": False, "log_level": "error"}
+        how |= {"limit_concurrency": MAX_CONNECTIONS}
         super().__init__(uvicorn.Config(door, http=Patient, **how))
         self.door, self.line = door, line
 

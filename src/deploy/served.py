@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import onnxruntime as ort
 from src.deploy.rows import Reader, parse
 from src.deploy.server import verified
 
-MAX_ROWS = 1024  # of a request, and of a batch
+MAX_ROWS, MAX_VALUES = 1024, 2**21  # of a request, and of a batch
 JSON, IMAGES = "application/json", ("image/png", "image/jpeg")
 
 
@@ -40,6 +41,7 @@ class Served:
         self.facts = {key: facts[key] for key in facts if key != "config"} | {"model": self.version}
         self.reader, signature = Reader(facts["signature"]), facts["signature"]
         self.kinds = (JSON, *IMAGES) if self.reader.takes_images else (JSON,)
+        self.max_rows = max(1, min(MAX_ROWS, MAX_VALUES // math.prod(self.reader.shape)))
         self.classes, self.targets = signature["class_names"], signature["target_names"]
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = 1, 3
@@ -49,7 +51,7 @@ class Served:
         self._run(self.read(JSON, json.dumps(self.example).encode()))  # the first run is slow
         self.waiting: list[tuple[np.ndarray, asyncio.Future]] = []
         self.task: asyncio.Task | None = None
-        self.thread, self.num_batches = ThreadPoolExecutor(1), 0
+        self.thread = ThreadPoolExecutor(1)
 
     def read(self, kind: str, body: bytes) -> np.ndarray:
         """The rows of a request, `(N, *in_shape)`.
@@ -64,8 +66,8 @@ class Served:
         except ValueError as error:
             raise Refused(400 if kind == JSON else 422, str(error)) from error
         rows = given.get("rows") if isinstance(given, dict) else None
-        if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_ROWS or len(given) > 1:
-            what = f"an object of one field, `rows`, a list of 1 to {MAX_ROWS} rows"
+        if not isinstance(rows, list) or not 1 <= len(rows) <= self.max_rows or len(given) > 1:
+            what = f"an object of one field, `rows`, a list of 1 to {self.max_rows} rows"
             raise Refused(422, f"the body is not {what}")
         try:
             return np.stack([self.reader.row(row, f"rows[{i}]") for i, row in enumerate(rows)])
@@ -101,10 +103,9 @@ class Served:
         loop = asyncio.get_running_loop()
         while self.waiting:
             count = size = 0
-            while count < len(self.waiting) and size + len(self.waiting[count][0]) <= MAX_ROWS:
+            while count < len(self.waiting) and size + len(self.waiting[count][0]) <= self.max_rows:
                 count, size = count + 1, size + len(self.waiting[count][0])
             batch, self.waiting = self.waiting[:count], self.waiting[count:]
-            self.num_batches += 1
             try:
                 x = np.concatenate([rows for rows, _ in batch])
                 out = await loop.run_in_executor(self.thread, self._run, x)

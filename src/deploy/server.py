@@ -131,7 +131,7 @@ class Parent:
                 elif dead:
                     fresh = self._start(len(dead))
                     self.workers = [w for w in self.workers if w not in dead] + fresh
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 print(f"error: {error}; going on as before", file=sys.stderr, flush=True)
                 time.sleep(1)
         self._stop([*self.workers, *self.leaving])

@@ -30,17 +30,11 @@ from src.errors import short
 from src.models.model import Model
 
 # However the run was trained, its model is measured by one process, and exported, as it is.
-PLAIN = {
-    "trainer.accelerator": "cpu",
-    "trainer.devices": "1",
-    "trainer.num_nodes": "1",
-    "trainer.strategy": "auto",
-    "trainer.precision": "32-true",
-    "trainer.limit_val_batches": "1.0",
-    "trainer.limit_test_batches": "1.0",
-    "trainer.fast_dev_run": "false",
-    "model.compile": "false",
-}
+PLAIN = """
+model: {compile: false}
+trainer: {accelerator: cpu, devices: 1, num_nodes: 1, strategy: auto, precision: 32-true,
+  fast_dev_run: false, limit_val_batches: 1.0, limit_test_batches: 1.0}
+"""
 INPUT = "x"
 ROWS_TO_CALIBRATE = 512
 
@@ -69,8 +63,9 @@ class Trained:
         checkpoint, config = run_folder.read_checkpoint(path), Config()
         flags = sorted(pairs(words), key=lambda flag: flag[0].count("."))  # classes first
         config.add(checkpoint["config"], str(path))
-        for name, value in [*flags, *PLAIN.items()]:
+        for name, value in flags:
             config.add_flag(name, value)
+        config.add(PLAIN, "")
         with TemporaryDirectory() as folder, quiet():
             cli = CLI("test", config.checked(), Path(folder), checkpoint)
             trainer, self.model, self.data = cli.trainer, cli.model, cli.datamodule
