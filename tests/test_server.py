@@ -140,10 +140,10 @@ def test_hostile_requests(request_, code, line):
     (post({"rows": ["\u00e9"]}), "rows[0] is no base64: string argument should contain only ASCII characters"),
     (post({"rows": [base64.b64encode(b"GIF89a").decode()]}), "rows[0] is no PNG or JPEG .*"),
     (post({"rows": [[[[0] * 8] * 7]]}), "rows[0] is not nested lists of shape [1, 8, 8], or an image"),
-    (post({"rows": [[[[0] * 8] * 7 + [[0] * 7 + [256]]]]}), "rows[0][0][7][7] is outside 0 to 255"),
-    (post({"rows": [[[[0] * 8] * 7 + [[0] * 7 + [-1]]]]}), "rows[0][0][7][7] is outside 0 to 255"),
-    (post({"rows": [[[[0] * 8] * 7 + [[0] * 7 + [1.0]]]]}), "rows[0][0][7][7] is 1.0, not a whole number from 0 to 255"),
-    (post({"rows": [[[[0] * 8] * 7 + [[0] * 7 + [None]]]]}), "rows[0][0][7][7] is null, not a whole number from 0 to 255"),
+    (post({"rows": [[[[0] * 8] * 7 + [[0] * 7 + [256]]]]}), "rows[0][0, 7, 7] is outside 0 to 255"),
+    (post({"rows": [[[[0] * 8] * 7 + [[0] * 7 + [-1]]]]}), "rows[0][0, 7, 7] is outside 0 to 255"),
+    (post({"rows": [[[[0] * 8] * 7 + [[0] * 7 + [1.0]]]]}), "rows[0][0, 7, 7] is 1.0, not a whole number from 0 to 255"),
+    (post({"rows": [[[[0] * 8] * 7 + [[0] * 7 + [None]]]]}), "rows[0][0, 7, 7] is null, not a whole number from 0 to 255"),
 ])  # fmt: skip
 def test_hostile_images(request_, line):
     [said] = ask(shared("digits"), request_)

@@ -30,10 +30,8 @@ LARGE = 2**16  # bytes of a body that is read beside the answers to others
 MAX_REQUESTS, MAX_CONNECTIONS = 256, 2048  # at a time
 SLOW_S = 10  # a client may take for its headers, and for its body
 DRAIN_S = 30  # an old worker waits for its clients
-ROUTES = {"/predict": "POST"}
-ROUTES |= dict.fromkeys(
-    ("/", "/healthz", "/readyz", "/metrics", "/signature", "/openapi.json"), "GET"
-)
+PATHS = ("/", "/healthz", "/readyz", "/metrics", "/signature", "/openapi.json")
+ROUTES = {"/predict": "POST", **dict.fromkeys(PATHS, "GET")}
 OPEN = ("/", "/healthz", "/readyz")  # without a token
 POLICY = (
     "default-src 'none'; connect-src 'self'; img-src data: blob:; frame-ancestors 'none'; "
@@ -97,9 +95,8 @@ class Door:
         """Content type and text of the answer to a request."""
         path, headers = scope["path"], dict(scope["headers"])
         if path not in OPEN:
-            if self.secret and not hmac.compare_digest(
-                headers.get(b"authorization", b""), self.secret
-            ):
+            shown = headers.get(b"authorization", b"")
+            if self.secret and not hmac.compare_digest(shown, self.secret):
                 raise Refused(401, "say Authorization: Bearer TOKEN", www_authenticate="Bearer")
             if self.num_requests > MAX_REQUESTS:
                 raise Refused(503, "too many requests at once", retry_after="1")

@@ -18,10 +18,8 @@ ELSEWHERE = """
 The same file runs in ONNX Runtime's C++ API (`Ort::Session`, https://onnxruntime.ai/docs/api/c) and
 in JavaScript (`InferenceSession.create` of npm's `onnxruntime-web` and `onnxruntime-node`): the
 same input `x`, the same outputs."""
-LIMITS = """
-- Rows of another time, place or kind than these may do worse; an interval only says how well the
-  number of rows lets a value be known.
-"""
+LIMITS = """- Rows of another time, place or kind than these may do worse: an interval only says how well
+  the number of rows lets a value be known."""
 PIXELS = (
     "- Pixels must have the range that they have in the data; images of another size are stretched."
 )
@@ -67,7 +65,7 @@ def card(facts: dict[str, Any], file: str) -> str:
         recall, low, high = found["recall"]
         values = f"{recall:.4g} | {low:.4g} to {high:.4g} | {found['precision']:.4g}"
         lines.append(f"| {name} | {values} | {found['rows']:,} |")
-    lines.append(f"\n## Limits\n{LIMITS}{PIXELS if signature['dtype'] == 'uint8' else MISSING}")
+    lines += ["\n## Limits\n", LIMITS, PIXELS if signature["dtype"] == "uint8" else MISSING]
     if few := [name for name, found in classes.items() if found["rows"] < 30]:
         lines.append(f"- Fewer than 30 rows speak for each of: {', '.join(few)}.")
     is_onnx = file.endswith(".onnx")

@@ -29,8 +29,8 @@ class Reader:
         self.names, self.categories = [*signature["feature_names"]], signature["categories"]
         self.known, coded = {*self.names}, self.categories.items()
         self.codes = {k: {v: i + 1 for i, v in enumerate(values)} for k, values in coded}
-        self.takes_images = len(self.shape) == 3 and self.shape[0] in (1, 3)
-        self.takes_images &= self.dtype == np.uint8
+        self.is_whole = self.dtype == np.uint8
+        self.takes_images = self.is_whole and len(self.shape) == 3 and self.shape[0] in (1, 3)
 
     def row(self, value: Any, where: str) -> np.ndarray:
         """One row `(*in_shape)`, of its features by name or in their order, or an image in base64.
@@ -61,47 +61,42 @@ class Reader:
                 raise ValueError(f"{where} is not {what}{', or an image' * self.takes_images}")
             leaves = [leaf for part in leaves for leaf in part]
         for i, name in enumerate(self.names):
-            if name in self.codes:
-                leaves[i] = self._code(name, leaves[i], f"{where}.{name}")
+            if name in self.codes and (text := leaves[i]) is not None:
+                if not isinstance(text, str) or text not in self.codes[name]:
+                    close = hint(str(text)[:60], self.codes[name])
+                    raise ValueError(f"{where}.{name} is {shown(text)}{close}")
+                leaves[i] = self.codes[name][text]
+            elif name in self.codes:
+                leaves[i] = 0
         return self._numbers(leaves, where).reshape(self.shape)
 
-    def _code(self, name: str, value: Any, where: str) -> int:
-        if value is None:
-            return 0
-        if not isinstance(value, str) or value not in self.codes[name]:
-            raise ValueError(f"{where} is {shown(value)}{hint(str(value)[:60], self.codes[name])}")
-        return self.codes[name][value]
-
     def _numbers(self, leaves: list[Any], where: str) -> np.ndarray:
-        whole = self.dtype == np.uint8
+        def at(i: int) -> str:
+            places = np.unravel_index(i, self.shape)
+            return f"{where}.{self.names[i]}" if self.names else f"{where}{[*map(int, places)]}"
+
         for i, leaf in enumerate(leaves):
-            if type(leaf) not in ((int,) if whole else (int, float, NoneType)):
-                what = "a whole number from 0 to 255" if whole else "a number or null"
-                raise ValueError(f"{self._at(where, i)} is {shown(leaf)}, not {what}")
+            if type(leaf) not in ((int,) if self.is_whole else (int, float, NoneType)):
+                what = "a whole number from 0 to 255" if self.is_whole else "a number or null"
+                raise ValueError(f"{at(i)} is {shown(leaf)}, not {what}")
         try:
             values = np.array([math.nan if leaf is None else leaf for leaf in leaves], np.float64)
         except OverflowError:  # an integer of hundreds of digits
             raise ValueError(f"{where} has a number that is too large") from None
         with np.errstate(over="ignore", invalid="ignore"):
-            bad = (values < 0) | (values > 255) if whole else np.isinf(values.astype(self.dtype))
+            x = values.astype(self.dtype)
+        bad = (values < 0) | (values > 255) if self.is_whole else np.isinf(x)
         if bad.any():
-            what = "outside 0 to 255" if whole else f"too large for {self.dtype}"
-            raise ValueError(f"{self._at(where, int(bad.argmax()))} is {what}")
-        return values.astype(self.dtype)
-
-    def _at(self, where: str, i: int) -> str:
-        if self.names:
-            return f"{where}.{self.names[i]}"
-        return where + "".join(f"[{k}]" for k in np.unravel_index(i, self.shape))
+            what = "outside 0 to 255" if self.is_whole else f"too large for {self.dtype}"
+            raise ValueError(f"{at(int(bad.argmax()))} is {what}")
+        return x
 
     def image(self, content: bytes, where: str) -> np.ndarray:
         """One row of a PNG or JPEG, stretched to the size that the model takes.
 
         Raises:
-            ValueError: The model takes no images, or this is none.
+            ValueError: This is none.
         """
-        if not self.takes_images:
-            raise ValueError(f"{where} is an image, and the model takes rows of {self.shape}")
         form: Form = (self.shape[1], self.shape[2]), "grey" if self.shape[0] == 1 else "rgb"
         try:
             return decode(content, form, FORMATS, MAX_PIXELS)
@@ -111,29 +106,30 @@ class Reader:
 
     def shown(self, row: np.ndarray) -> Any:
         """A row as JSON, which `row` reads as that row: by name where features have names."""
-        shortest = np.array([float(str(v)) for v in row.flat])  # 0.1, not 0.10000000149
-        values = (row if row.dtype == np.uint8 else shortest.reshape(row.shape)).tolist()
+        if self.is_whole:
+            return row.tolist()
+        values = [float(str(v)) for v in row.flat]  # 0.1, not 0.10000000149
         if not self.names:
-            return json.loads(json.dumps(values).replace("NaN", "null"))
-        for i, name in enumerate(self.names):
-            kinds = [None, *self.categories[name]] if name in self.codes else None
-            values[i] = kinds[int(values[i])] if kinds else values[i]
-            values[i] = None if values[i] != values[i] else values[i]
-        return dict(zip(self.names, values, strict=True))
+            return json.loads(
+                json.dumps(np.reshape(values, row.shape).tolist()).replace("NaN", "null")
+            )
+        named: dict[str, Any] = dict(zip(self.names, values, strict=True))
+        named = {name: None if value != value else value for name, value in named.items()}
+        coded = {k: (None, *kinds)[int(named[k] or 0)] for k, kinds in self.categories.items()}
+        return named | coded
 
     def schema(self) -> dict[str, Any]:
         """The JSON schema of one row."""
         whole = {"type": "integer", "minimum": 0, "maximum": 255}
-        leaf = whole if self.dtype == np.uint8 else {"type": ["number", "null"]}
-        kinds = {name: {"enum": [*self.categories[name], None]} for name in self.codes}
-        fields = {name: kinds.get(name, leaf) for name in self.names}
-        schema = dict(leaf)
+        leaf: dict[str, Any] = whole if self.is_whole else {"type": ["number", "null"]}
+        kinds = {name: {"enum": [*values, None]} for name, values in self.categories.items()}
+        schema: dict[str, Any] = {"anyOf": [leaf, *kinds.values()]} if kinds else leaf
         for size in reversed(self.shape):
             schema = {"type": "array", "items": schema, "minItems": size, "maxItems": size}
-        if fields:
-            schema["items"] = {"anyOf": [leaf, *kinds.values()]}
-            by_name = {"type": "object", "properties": fields, "required": self.names}
-            return {"anyOf": [{**by_name, "additionalProperties": False}, schema]}
+        if self.names:
+            fields = {name: kinds.get(name, leaf) for name in self.names}
+            other = {"type": "object", "properties": fields, "required": self.names}
+            return {"anyOf": [other | {"additionalProperties": False}, schema]}
         text = {"type": "string", "contentEncoding": "base64"}
         return {"anyOf": [schema, text]} if self.takes_images else schema
 

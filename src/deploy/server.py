@@ -12,7 +12,6 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from src.deploy import Parser
 
@@ -85,6 +84,7 @@ class Worker:
     line: socket.socket
 
 
+@dataclass
 class Parent:
     """Starts workers, and new ones in their place: for a new export, at SIGHUP, when one dies.
 
@@ -95,54 +95,48 @@ class Parent:
         counts: File of what they count, each in a slot.
     """
 
-    def __init__(
-        self, folder: Path, num_workers: int, listener: socket.socket, counts: int
-    ) -> None:
-        self.folder, self.num_workers, self.listener = folder, num_workers, listener
-        self.counts, self.slot = counts, 0
-        self.workers: list[Worker] = []
-        self.leaving: list[Worker] = []
-        self.renews = self.stops = False
+    folder: Path
+    num_workers: int
+    listener: socket.socket
+    counts: int
+    slot, renews, stops = 0, False, False
 
     def run(self) -> None:
         """Serves until SIGTERM or Ctrl-C."""
         signal.signal(signal.SIGHUP, lambda *_: setattr(self, "renews", True))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(self, "stops", True))
-        seen = self._stamp()
-        self.workers = self._start(self.num_workers)
+        seen, leaving = self._stamp(), list[Worker]()
+        workers = self._start(self.num_workers)
         host, port = self.listener.getsockname()[:2]
         host = f"[{host}]" if ":" in host else host
         print(f"serving {self.folder} at http://{host}:{port}", flush=True)
         while not self.stops:
             time.sleep(TICK_S)
-            self.leaving = [w for w in self.leaving if w.process.poll() is None]
-            dead = [w for w in self.workers if w.process.poll() is not None]
+            leaving = [w for w in leaving if w.process.poll() is None]
+            alive = [w for w in workers if w.process.poll() is None]
             stamp = self._stamp()
-            is_new = stamp not in (None, seen)
             try:
-                if self.renews or is_new:
+                if self.renews or stamp not in (None, seen):
                     seen, self.renews = stamp or seen, False
-                    old, self.workers = self.workers, self._start(self.num_workers)
+                    old, workers = workers, self._start(self.num_workers)
                     for worker in old:
                         worker.line.close()
-                    self.leaving += old
+                    leaving += old
                     print(f"serving {self.folder} anew", flush=True)
-                elif dead:
-                    fresh = self._start(len(dead))
-                    self.workers = [w for w in self.workers if w not in dead] + fresh
+                elif len(alive) < len(workers):
+                    workers = alive + self._start(len(workers) - len(alive))
             except (ValueError, OSError) as error:
                 print(f"error: {error}; going on as before", file=sys.stderr, flush=True)
                 time.sleep(1)
-        self._stop([*self.workers, *self.leaving])
+        self._stop([*workers, *leaving])
 
-    def _stamp(self) -> Any:
+    def _stamp(self) -> int | None:
         """Changes with the export; `None` while there is none."""
         try:
-            stat = (self.folder / "SHA256SUMS").stat()
+            return (self.folder / "SHA256SUMS").stat().st_mtime_ns
         except OSError:
             return None
-        return stat.st_ino, stat.st_mtime_ns
 
     def _start(self, count: int) -> list[Worker]:
         """Starts workers and waits until each is ready.
