@@ -18,8 +18,8 @@ ELSEWHERE = """
 The same file runs in ONNX Runtime's C++ API (`Ort::Session`, https://onnxruntime.ai/docs/api/c) and
 in JavaScript (`InferenceSession.create` of npm's `onnxruntime-web` and `onnxruntime-node`): the
 same input `x`, the same outputs."""
-LIMITS = """- Rows of another time, place or kind than these may do worse: an interval only says how well
-  the number of rows lets a value be known."""
+LIMITS = """- Rows of another time, place or kind than these may do worse: an interval only says how
+  well the number of rows lets a value be known."""
 PIXELS = (
     "- Pixels must have the range that they have in the data; images of another size are stretched."
 )
