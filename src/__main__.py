@@ -31,6 +31,8 @@ def main(argv: list[str]) -> int:
         if command in ("-h", "--help", "help"):
             print(USAGE.format("\n".join(f"  {k:<10}{v}" for k, v in SUBCOMMANDS.items())))
         elif command == "list":
+            if rest:
+                raise ValueError(f"list shows all that there is: it takes no {rest[0]!r}")
             from src.help import show
 
             show()

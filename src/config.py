@@ -16,13 +16,13 @@ from functools import cache
 from importlib import import_module
 from inspect import Parameter
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from types import NoneType
+from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 
 from src.errors import hint, short
+from src.kinds import WORDS, fits, readable
 
 Key = tuple[str, ...]
 Tree = dict[str, Any]
@@ -62,10 +62,28 @@ trainer:
   enable_model_summary: false
   enable_autolog_hparams: false
 """
-WORDS = {
-    int: "an integer", float: "a number", bool: "true or false", str: "a text",
-    dict: "`key: value` pairs", list: "a list", tuple: "a list", NoneType: "null",
+NAMED = "write `callbacks: {NAME: CLASS}`, as in --callbacks.stop EarlyStopping"
+BAR = "there is a bar, by `trainer.enable_progress_bar`"
+CODE = "it is made in code: name a class of your own that makes it"
+# Options and classes of torch and Lightning that can't do their work here, and what can.
+UNFIT = {
+    "trainer.callbacks": NAMED,
+    "trainer.use_distributed_sampler": "batches are sharded already, without padding",
+    "BatchSizeFinder": "no config would hold what it finds: compare runs by --data.batch_size",
+    "LearningRateFinder": "no config would hold what it finds: compare --model.optimizer.lr",
+    "OnExceptionCheckpoint": "take Checkpoint, which keeps `last.ckpt`",
+    "StochasticWeightAveraging": "its average would not be kept: take EMA",
+    **dict.fromkeys(("ProgressBar", "RichProgressBar", "TQDMProgressBar"), BAR),
+    **dict.fromkeys(("BackboneFinetuning", "BaseFinetuning", "BasePredictionWriter"), CODE),
+    **dict.fromkeys(("LambdaCallback", "ModelPruning", "SpikeDetection"), CODE),
+    **dict.fromkeys(("ChainedScheduler", "SequentialLR"), CODE),
+}
+# The least that an option may be, whatever class it is of, and those that 0 would end at once.
+LEAST = {
+    "batch_size": 1, "eval_batch_size": 1, "accumulate_grad_batches": 1, "step_size": 1, "T_max": 1,
+    "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "patience": 0,
 }  # fmt: skip
+NOT_0 = {"max_epochs", "max_steps", "limit_train_batches", "val_check_interval"}
 MAX_VALUES = 10_000  # of a file with its aliases written out
 
 
@@ -78,7 +96,7 @@ for tag, rule in {
     "null": "(~|null|)$",
     "bool": "(true|false)$",
     "int": r"[-+]?(0|[1-9]\d{0,17})$",
-    "float": r"[-+]?((\d+\.\d*|\.\d+)(e[-+]?\d+)?|\d+e[-+]?\d+|\.inf)$|\.nan$",
+    "float": r"[-+]?((\d+\.\d*|\.\d+)(e[-+]?\d+)?|\d+e[-+]?\d+|[1-9]\d{18,}|\.inf)$|\.nan$",
 }.items():
     Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rule, re.I), None)
 
@@ -104,7 +122,7 @@ def classes(room: Room) -> dict[str, type]:
             cls = getattr(package, name)
             if inspect.isclass(cls) and issubclass(cls, kind) and cls is not kind:
                 found.setdefault(name, cls)
-    return found
+    return {name: cls for name, cls in found.items() if name not in UNFIT}
 
 
 @cache
@@ -169,7 +187,7 @@ class Config:
 
     def __init__(self) -> None:
         self.marks: dict[Key, str] = {}  # file and line of each key; empty for a flag
-        self.texts: dict[Key, str] = {}  # of plain values, as written
+        self.texts: dict[Key, Any] = {}  # plain values as written, and lists of such
         self.tree = self._read(DEFAULTS, "")
 
     def add(self, text: str, name: str) -> None:
@@ -198,21 +216,24 @@ class Config:
             raise ValueError(f"{path}: `base` goes round in a circle")
         if not path.is_file():
             wanted = f" (`base` of {via[-1]})" if via else ""
-            listed = hint(str(path), sorted(map(str, Path("configs").glob("*.yaml"))))
+            there = (path.parent if via else Path("configs")).glob("*.yaml")
+            listed = hint(str(path), sorted(map(str, there)))
             raise FileNotFoundError(f"no config {path}{wanted}{listed}")
         text = path.read_text("utf-8-sig", "surrogateescape")
         try:
             tree = self._read(text, str(path))
         except yaml.MarkedYAMLError as e:
             raise ValueError(f"{place(e.problem_mark)}not YAML: {e.problem}") from None
-        except (yaml.YAMLError, RecursionError) as e:
+        except yaml.YAMLError as e:
             raise ValueError(f"{path}: not YAML: {short(e)}") from None
         if not isinstance(tree, dict):
             raise ValueError(f"config {path} holds no `key: value` lines")
         if "base" in tree:
             bases = tree["base"] if isinstance(tree["base"], list) else [tree["base"]]
             for base in bases:
-                self.add_file(path.parent / str(base), (*via, path))
+                if not isinstance(base, str):
+                    raise self._wrong(("base",), f" is {shown(base)}: list files, [a.yaml, b.yaml]")
+                self.add_file(path.parent / base, (*via, path))
             tree = self._read(text, str(path))  # again, as messages go by what was read last
         self.tree = merge(self.tree, {k: v for k, v in tree.items() if k != "base"})
 
@@ -227,8 +248,13 @@ class Config:
     def _read(self, text: str, name: str) -> Any:
         loader = Loader(text)
         loader.name, self.size = name, 0
-        node = loader.get_single_node()
-        return {} if node is None else self._tree(loader, node, ())
+        try:
+            node = loader.get_single_node()
+            return {} if node is None else self._tree(loader, node, ())
+        except RecursionError:
+            raise ValueError(
+                f"{name or 'a flag'}: nested too deeply, or an alias in itself"
+            ) from None
 
     def _tree(self, loader: Loader, node: yaml.Node, key: Key) -> Any:
         """Dicts, lists, plain values, and a `Choice` for each key that names a class."""
@@ -239,7 +265,9 @@ class Config:
             raise ValueError(f"{place(node.start_mark)}{node.tag} is not allowed")
         room = room_of(key)
         if isinstance(node, yaml.SequenceNode):
-            return [self._tree(loader, child, key) for child in node.value]
+            values = [self._tree(loader, child, key) for child in node.value]
+            self.texts[key] = [child.value for child in node.value]
+            return values
         if isinstance(node, yaml.ScalarNode):
             self.texts[key] = node.value
             value = loader.construct_object(node)
@@ -247,6 +275,10 @@ class Config:
         found: Tree = {}
         for key_node, child in node.value:
             name, line = str(key_node.value), place(key_node.start_mark)
+            if key_node.id != "scalar":
+                raise ValueError(f"{line}a key is {WORDS[list]} or {WORDS[dict]}, not a word")
+            if name == "<<":
+                raise ValueError(f"{line}`<<` merges nothing here: list files in `base`")
             is_form = name == "init_args" or name[:1].isupper()
             inner = key if room and is_form and child.id == "mapping" else (*key, name)
             if name in found:
@@ -270,6 +302,8 @@ class Config:
     def _class(self, name: Any, key: Key) -> type:
         """The class that `key` names, shortly or by its import path."""
         room = room_of(key) or ()
+        if why := UNFIT.get(str(name).rpartition(".")[2]):
+            raise self._wrong(key, f": {name} does not work here: {why}")
         try:
             cls = (
                 load(name)
@@ -291,6 +325,8 @@ class Config:
             if name not in there:
                 none = f"{cls.__name__} has no such option" if key else "there is no such key"
                 raise self._wrong((*key, name), f": {none}{hint(name, there)}")
+            if given[name] and (why := UNFIT.get(".".join((*key, name)))):
+                raise self._wrong((*key, name), f" can't be set: {why}")
         for name, option in there.items():
             if option.default is option.empty and given.get(name) is None:
                 raise self._unset((*key, name))
@@ -305,28 +341,41 @@ class Config:
         room = room_of(key)
         if section := SECTIONS.get(".".join(key)):
             return self._options(value, key, load(section))
-        if key == ("callbacks",) and isinstance(value, dict):
+        if key == ("callbacks",):
+            if not isinstance(value, dict):
+                raise self._wrong(key, f" is {shown(value)}: {NAMED}")
             return {k: self._value(v, (*key, k), NoneType) for k, v in value.items()}
         if isinstance(value, Choice):
             node = self._node(value, key)
             return [node] if fits([], kind) else node
         if room and isinstance(value, list) and fits([], kind):
             return [self._node(v, key) for v in value]
-        is_number = isinstance(value, int | float)  # or true or false; perhaps meant as a text
+        is_number = isinstance(value, int | float | list)  # perhaps meant as a text, as `true` is
         for candidate in (value, self.texts.get(key, value) if is_number else value):
             if fits(candidate, kind):
+                if isinstance(value, int | float):
+                    self._bound(value, key)
                 return candidate
         if room:
             return self._node(value, key)
         raise self._wrong(key, f" is {shown(value)}, not {readable(kind)}")
 
+    def _bound(self, value: float, key: Key) -> None:
+        if value < (least := LEAST.get(key[-1], value)):
+            raise self._wrong(key, f" is {value}, not {least} or more")
+        if value == 0 and key[-1] in NOT_0:
+            raise self._wrong(key, " is 0: give more than 0, or leave it out")
+
     def _node(self, value: Any, key: Key) -> Tree:
         """A chosen class in the parser's form."""
         choice = value if isinstance(value, Choice) else Choice(self._class(value, key), {})
-        if choice.cls is None:
+        cls = choice.cls or classes(room_of(key) or ()).get(
+            key[-1]
+        )  # a callback named as its class
+        if cls is None:
             raise self._unset(key)
-        path = f"{choice.cls.__module__}.{choice.cls.__qualname__}"
-        return {"class_path": path, "init_args": self._options(choice.args, key, choice.cls)}
+        path = f"{cls.__module__}.{cls.__qualname__}"
+        return {"class_path": path, "init_args": self._options(choice.args, key, cls)}
 
     def _wrong(self, key: Key, text: str) -> ValueError:
         """An error that begins with the file and line that set `key`, or what is above it."""
@@ -349,35 +398,3 @@ def place(mark: yaml.Mark | None) -> str:
 def shown(value: Any) -> str:
     """A value as a message shows it."""
     return short(json.dumps(value, default=str), 60)
-
-
-def fits(value: Any, kind: Any) -> bool:
-    """Whether the parser takes `value` for an option of this type."""
-    if kind in (Any, Parameter.empty) or isinstance(kind, str):
-        return True
-    if value is None:
-        return NoneType in (kind, *get_args(kind))
-    parser = ArgumentParser(exit_on_error=False)
-    try:
-        parser.add_argument("--value", type=kind)
-        parser.parse_object({"value": value})
-    except ArgumentError:
-        return False
-    except ValueError:  # a type the parser doesn't know
-        pass
-    return True
-
-
-def readable(kind: Any) -> str:
-    """A type in words: `an integer or null`, `one of a, b`, `a list (a number, ...)`."""
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return f"one of {', '.join(map(str, args))}"
-    if origin in (Union, UnionType):
-        plain = [arg for arg in args if arg in WORDS or get_args(arg)]  # no Tensor: YAML holds none
-        return " or ".join(dict.fromkeys(map(readable, plain or args)))
-    if origin in (list, tuple, dict):
-        args = (*args, ...) if origin is list else args
-        inner = ", ".join("..." if arg is ... else readable(arg) for arg in args)
-        return f"{WORDS[origin]} ({inner})"
-    return WORDS.get(kind, getattr(kind, "__name__", str(kind)))

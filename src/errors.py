@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
 
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # who says which process this is, if several run
 OUR_FAULT, WRONG_INPUT, INTERRUPTED, BAD_NUMBERS = 1, 2, 75, 76
 # The part of a library that an option is for: what fails there is the option's fault.
 PARTS = {
@@ -43,13 +46,16 @@ def explain(error: BaseException) -> tuple[str, int]:
     `ValueError` and its like are wrong input: this project raises them with a full sentence, and so
     do torch and Lightning for an option that they don't take. Anything else is our fault.
     """
-    places, parsed = stack(error), ""
+    places, parsed, whole = stack(error), "", str(error)
     while error.__cause__ and places[0].startswith("jsonargparse/"):  # it wraps what a class raises
         parsed = parsed or ".".join(re.findall(r'Parser key "([\w.]+)"', str(error)))
         error = error.__cause__
         places = stack(error)
     name, lines = type(error).__name__, str(error).splitlines()
-    text = short(error, 400) or name
+    text = re.sub(" HINT: Did you call.*", "", short(error, 400)) or name
+    hidden = re.search(r"\n  - (?!Not a valid|Expected|Problem)(.+)", whole)  # of a list's item
+    if hidden and places[0].startswith("jsonargparse/"):
+        return short(hidden[1]), WRONG_INPUT
     if isinstance(error, KeyboardInterrupt):
         return f"interrupted{'; go on with: ' * bool(lines)}{error}", INTERRUPTED
     if isinstance(error, FloatingPointError):
@@ -82,9 +88,19 @@ def stack(error: BaseException) -> list[str]:
 
 
 def report(error: BaseException, debug: bool) -> int:
-    """Prints the line, with `debug` the traceback before it; gives the exit code."""
+    """Prints the line, with `debug` the traceback before it; gives the exit code.
+
+    Other ranks leave it to rank 0, or wait for it in vain: its end ends them, or is seen here.
+    """
     if debug:
         traceback.print_exception(error)
     line, code = explain(error)
+    rank = next((os.environ[name] for name in RANKS if name in os.environ), "0")
+    if rank != "0":
+        parent, line = os.getppid(), f"rank {rank}: {line}"
+        for _ in range(30):
+            time.sleep(0.1)
+            if os.getppid() != parent:
+                return code
     print(f"error: {line}", file=sys.stderr)
     return code

@@ -11,7 +11,11 @@ class TensorBoard(TensorBoardLogger):
     run_dir: Path
 
     def __init__(self) -> None:
-        super().__init__("", name="", version="tensorboard", default_hp_metric=False)
+        try:
+            super().__init__("", name="", version="tensorboard", default_hp_metric=False)
+        except ModuleNotFoundError:
+            what = "TensorBoard needs tensorboard: pip install tensorboard"
+            raise ValueError(f"{what}  (the extra `tensorboard`)") from None
 
     @property
     def root_dir(self) -> str:

@@ -81,7 +81,7 @@ def _as_rows(parts: list[np.ndarray], path: Path, signature: Signature | None) -
             raise ValueError(
                 f"{path}: x has rows of {part.dtype} {part.shape[1:]}, not of {dtype} {shape}"
             )
-    if not signature and len(shape) == 3 and shape[2] in (1, 3) and shape[0] not in (1, 3):
+    if not signature and len(shape) == 3 and shape[2] in (1, 3, 4) and shape[0] > 4 < shape[1]:
         raise ValueError(
             f"{path}: x is {first.shape}, and images are (N, C, H, W): save np.moveaxis(x, -1, 1)"
         )
