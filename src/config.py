@@ -235,7 +235,8 @@ class Config:
                     raise self._wrong(("base",), f" is {shown(base)}: list files, [a.yaml, b.yaml]")
                 self.add_file(path.parent / base, (*via, path))
             tree = self._read(text, str(path))  # again, as messages go by what was read last
-        self.tree = merge(self.tree, {k: v for k, v in tree.items() if k != "base"})
+        empty = {k for k in tree if tree[k] is None and isinstance(self.tree.get(k), dict)}
+        self.tree = merge(self.tree, {k: tree[k] for k in tree if k not in empty | {"base"}})
 
     def checked(self) -> Tree:
         """The whole tree for the parser, after every key, type and required option was checked.
@@ -289,10 +290,9 @@ class Config:
 
     def _choice(self, found: Tree, key: Key) -> Choice:
         """What the dict of a key that names a class says."""
-        if len(found) == 1:
-            [(name, below)] = found.items()
-            if name[:1].isupper() and isinstance(below, Choice | None):  # not `T_max: 3`
-                found = {"class_path": name, "init_args": below}
+        names = [k for k, v in found.items() if k[:1].isupper() and isinstance(v, Choice | None)]
+        if len(names) == 1 and "class_path" not in found:  # a class, not `T_max: 3`
+            found = {"class_path": names[0], "init_args": found.pop(names[0]), **found}
         cls = self._class(found.pop("class_path"), key) if "class_path" in found else None
         below = found.pop("init_args", None) or Choice(None, {})
         if not isinstance(below, Choice):

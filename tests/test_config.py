@@ -148,6 +148,18 @@ def test_a_callback_may_be_named_as_its_class(tmp_path):
         }
 
 
+def test_options_beside_the_name_of_their_class_are_its_own(tmp_path):
+    text = FULL.replace("net: MLP", "net:\n      MLP:\n      hidden_dims: [3]")
+    net = read(tmp_path, text)["model"]["init_args"]["net"]
+    assert net == {"class_path": "src.nets.mlp.MLP", "init_args": {"hidden_dims": [3]}}
+
+
+def test_a_section_whose_lines_are_comments_says_nothing(tmp_path):
+    tree = read(tmp_path, FULL + "trainer:\n  # max_epochs: 3\ncallbacks:\n")
+    assert tree == read(tmp_path, FULL)
+    assert tree["callbacks"].keys() == {"checkpoint"}
+
+
 def test_lists_of_classes(tmp_path):
     text = FULL.replace("net: MLP", "net: MLP\n    augment: [Flip, {Crop: {pad: 2}}]")
     got = read(tmp_path, text)["model"]["init_args"]["augment"]

@@ -267,6 +267,7 @@ def save_npz(path, **arrays):
     ({"y": np.where(np.arange(60) < 59, 0, 1)}, "--data.source.task classification", "class '1' has 1 of the 3 distinct rows it needs: add rows, leave it out, or change `data.partition`"),
     ({"y": np.full(60, np.nan)}, "", "{tmp}/d.npz: `y` has 60 rows that are NaN or infinite, the first at index 0: mend or delete them"),
     ({"x_test": np.zeros((5, 3), "f4"), "y_test": np.zeros(5, int)}, "", "{tmp}/d.npz: x has rows of float32 (3,), not of float32 (4,)"),
+    ({}, "--data.source.path {tmp}/c.yaml", "{tmp}/c.yaml can't be read as numpy's arrays of numbers or text: This file contains pickled (object) data"),
     ({}, "--data.source.path {tmp}/none.npz", "{tmp}/none.npz: No such file or directory"),
 ])  # fmt: skip
 def test_wrong_arrays(refused, tmp_path, arrays, flags, line):
@@ -274,6 +275,13 @@ def test_wrong_arrays(refused, tmp_path, arrays, flags, line):
     source = f"data: {{source: {{Arrays: {{path: '{tmp_path}/d.npz'}}}}}}\n"
     (tmp_path / "c.yaml").write_text(MODEL + source + "trainer: {max_epochs: 1}\n")
     refused(line, f"fit --config {tmp_path}/c.yaml", *flags.replace("{tmp}", str(tmp_path)).split())
+
+
+def test_rows_of_many_axes_have_no_pictures(go, tmp_path):
+    save_npz(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(60, 2, 3, 4, 5)))
+    source = f"data: {{source: {{Arrays: {{path: '{tmp_path}/d.npz'}}}}}}\n"
+    (tmp_path / "c.yaml").write_text(MODEL + source + "trainer: {max_epochs: 1}\n")
+    assert go(f"fit --config {tmp_path}/c.yaml")[::2] == (0, "")
 
 
 def draw_images(root):
