@@ -16,7 +16,6 @@ import yaml
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_warn
 
 from src import run_folder
 from src.callbacks import Monitor, Report
@@ -168,8 +167,6 @@ def run(command: str, argv: list[str]) -> dict[str, float]:
     root = Path(tree["trainer"]["default_root_dir"] or "runs")
     name = Path([*files, path or "run"][0]).stem
     with run_folder.opened(root, own.get("run"), name, path) as folder, quiet():
-        if command != "predict" and tree["data"].get("predict_path"):
-            rank_zero_warn(f"`data.predict_path` is for predict: {command} ignores it")
         cli = CLI(command, tree, folder, checkpoint)
         cli.execute(path)
         return {name: value.item() for name, value in cli.trainer.callback_metrics.items()}

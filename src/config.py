@@ -17,12 +17,12 @@ from importlib import import_module
 from inspect import Parameter
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, get_args
 
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 
-from src.errors import hint, short
-from src.kinds import WORDS, fits, readable
+from src.errors import WORDS, hint, readable, short, shown
 
 Key = tuple[str, ...]
 Tree = dict[str, Any]
@@ -62,21 +62,18 @@ trainer:
   enable_model_summary: false
   enable_autolog_hparams: false
 """
-NAMED = "write `callbacks: {NAME: CLASS}`, as in --callbacks.stop EarlyStopping"
-BAR = "there is a bar, by `trainer.enable_progress_bar`"
-CODE = "it is made in code: name a class of your own that makes it"
-# Options and classes of torch and Lightning that can't do their work here, and what can.
+# Options and classes of torch and Lightning that can't do their work here, and what to do instead.
 UNFIT = {
-    "trainer.callbacks": NAMED,
+    "callbacks": "write `callbacks: {NAME: CLASS}`, as in --callbacks.stop EarlyStopping",
+    "trainer.callbacks": "write `callbacks: {NAME: CLASS}`, as in --callbacks.stop EarlyStopping",
     "trainer.use_distributed_sampler": "batches are sharded already, without padding",
-    "BatchSizeFinder": "no config would hold what it finds: compare runs by --data.batch_size",
-    "LearningRateFinder": "no config would hold what it finds: compare --model.optimizer.lr",
-    "OnExceptionCheckpoint": "take Checkpoint, which keeps `last.ckpt`",
-    "StochasticWeightAveraging": "its average would not be kept: take EMA",
-    **dict.fromkeys(("ProgressBar", "RichProgressBar", "TQDMProgressBar"), BAR),
-    **dict.fromkeys(("BackboneFinetuning", "BaseFinetuning", "BasePredictionWriter"), CODE),
-    **dict.fromkeys(("LambdaCallback", "ModelPruning", "SpikeDetection"), CODE),
-    **dict.fromkeys(("ChainedScheduler", "SequentialLR"), CODE),
+    "BatchSizeFinder": "compare runs by --data.batch_size",
+    "LearningRateFinder": "compare runs by --model.optimizer.lr",
+    "OnExceptionCheckpoint": "take Checkpoint",
+    "StochasticWeightAveraging": "take EMA",
+    **dict.fromkeys(("ProgressBar", "RichProgressBar", "TQDMProgressBar"), "there is a bar"),
+    **dict.fromkeys(("BaseFinetuning", "ModelPruning", "SpikeDetection"), "make one in code"),
+    **dict.fromkeys(("ChainedScheduler", "SequentialLR"), "make one in code"),
 }
 # The least that an option may be, whatever class it is of, and those that 0 would end at once.
 LEAST = {
@@ -201,7 +198,7 @@ class Config:
         lines = [f"{' ' * depth}{json.dumps(part)}:" for depth, part in enumerate(parts)]
         try:
             self.add("\n".join(lines) + f" {json.dumps(value) if ' #' in value else value}", "")
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError):
             self.add("\n".join(lines) + f" {json.dumps(value)}", "")
 
     def add_file(self, path: Path, via: tuple[Path, ...] = ()) -> None:
@@ -224,8 +221,9 @@ class Config:
             tree = self._read(text, str(path))
         except yaml.MarkedYAMLError as e:
             raise ValueError(f"{place(e.problem_mark)}not YAML: {e.problem}") from None
-        except yaml.YAMLError as e:
-            raise ValueError(f"{path}: not YAML: {short(e)}") from None
+        except (yaml.YAMLError, RecursionError) as e:
+            why = "an alias in itself" if isinstance(e, RecursionError) else short(e)
+            raise ValueError(f"{path}: not YAML: {why}") from None
         if not isinstance(tree, dict):
             raise ValueError(f"config {path} holds no `key: value` lines")
         if "base" in tree:
@@ -235,8 +233,9 @@ class Config:
                     raise self._wrong(("base",), f" is {shown(base)}: list files, [a.yaml, b.yaml]")
                 self.add_file(path.parent / base, (*via, path))
             tree = self._read(text, str(path))  # again, as messages go by what was read last
-        empty = {k for k in tree if tree[k] is None and isinstance(self.tree.get(k), dict)}
-        self.tree = merge(self.tree, {k: tree[k] for k in tree if k not in empty | {"base"}})
+        self.tree = merge(
+            self.tree, {k: v for k, v in tree.items() if k != "base" and v is not None}
+        )
 
     def checked(self) -> Tree:
         """The whole tree for the parser, after every key, type and required option was checked.
@@ -249,13 +248,8 @@ class Config:
     def _read(self, text: str, name: str) -> Any:
         loader = Loader(text)
         loader.name, self.size = name, 0
-        try:
-            node = loader.get_single_node()
-            return {} if node is None else self._tree(loader, node, ())
-        except RecursionError:
-            raise ValueError(
-                f"{name or 'a flag'}: nested too deeply, or an alias in itself"
-            ) from None
+        node = loader.get_single_node()
+        return {} if node is None else self._tree(loader, node, ())
 
     def _tree(self, loader: Loader, node: yaml.Node, key: Key) -> Any:
         """Dicts, lists, plain values, and a `Choice` for each key that names a class."""
@@ -276,10 +270,8 @@ class Config:
         found: Tree = {}
         for key_node, child in node.value:
             name, line = str(key_node.value), place(key_node.start_mark)
-            if key_node.id != "scalar":
-                raise ValueError(f"{line}a key is {WORDS[list]} or {WORDS[dict]}, not a word")
-            if name == "<<":
-                raise ValueError(f"{line}`<<` merges nothing here: list files in `base`")
+            if key_node.id != "scalar" or name == "<<":
+                raise ValueError(f"{line}a key must be a word; to merge files, list them in `base`")
             is_form = name == "init_args" or name[:1].isupper()
             inner = key if room and is_form and child.id == "mapping" else (*key, name)
             if name in found:
@@ -325,8 +317,9 @@ class Config:
             if name not in there:
                 none = f"{cls.__name__} has no such option" if key else "there is no such key"
                 raise self._wrong((*key, name), f": {none}{hint(name, there)}")
-            if given[name] and (why := UNFIT.get(".".join((*key, name)))):
-                raise self._wrong((*key, name), f" can't be set: {why}")
+            why = UNFIT.get(".".join((*key, name)))
+            if why and given[name] and not isinstance(given[name], dict):
+                raise self._wrong((*key, name), f": {why}")
         for name, option in there.items():
             if option.default is option.empty and given.get(name) is None:
                 raise self._unset((*key, name))
@@ -341,37 +334,29 @@ class Config:
         room = room_of(key)
         if section := SECTIONS.get(".".join(key)):
             return self._options(value, key, load(section))
-        if key == ("callbacks",):
-            if not isinstance(value, dict):
-                raise self._wrong(key, f" is {shown(value)}: {NAMED}")
+        if key == ("callbacks",) and isinstance(value, dict):
             return {k: self._value(v, (*key, k), NoneType) for k, v in value.items()}
         if isinstance(value, Choice):
             node = self._node(value, key)
             return [node] if fits([], kind) else node
         if room and isinstance(value, list) and fits([], kind):
             return [self._node(v, key) for v in value]
+        if isinstance(value, int | float) and value < LEAST.get(key[-1], value):
+            raise self._wrong(key, f" is {value}, not {LEAST[key[-1]]} or more")
+        if value == 0 and key[-1] in NOT_0:
+            raise self._wrong(key, " is 0: give more than 0, or leave it out")
         is_number = isinstance(value, int | float | list)  # perhaps meant as a text, as `true` is
         for candidate in (value, self.texts.get(key, value) if is_number else value):
             if fits(candidate, kind):
-                if isinstance(value, int | float):
-                    self._bound(value, key)
                 return candidate
         if room:
             return self._node(value, key)
         raise self._wrong(key, f" is {shown(value)}, not {readable(kind)}")
 
-    def _bound(self, value: float, key: Key) -> None:
-        if value < (least := LEAST.get(key[-1], value)):
-            raise self._wrong(key, f" is {value}, not {least} or more")
-        if value == 0 and key[-1] in NOT_0:
-            raise self._wrong(key, " is 0: give more than 0, or leave it out")
-
     def _node(self, value: Any, key: Key) -> Tree:
         """A chosen class in the parser's form."""
         choice = value if isinstance(value, Choice) else Choice(self._class(value, key), {})
-        cls = choice.cls or classes(room_of(key) or ()).get(
-            key[-1]
-        )  # a callback named as its class
+        cls = choice.cls or classes(room_of(key) or ()).get(key[-1])  # of a callback, its name
         if cls is None:
             raise self._unset(key)
         path = f"{cls.__module__}.{cls.__qualname__}"
@@ -395,6 +380,19 @@ def place(mark: yaml.Mark | None) -> str:
     return f"{mark.name}:{mark.line + 1}: " if mark and mark.name else ""
 
 
-def shown(value: Any) -> str:
-    """A value as a message shows it."""
-    return short(json.dumps(value, default=str), 60)
+def fits(value: Any, kind: Any) -> bool:
+    """Whether the parser takes `value` for an option of this type."""
+    if kind in (Any, Parameter.empty) or isinstance(kind, str):
+        return True
+    if value is None:
+        return NoneType in (kind, *get_args(kind))
+    parser = ArgumentParser(exit_on_error=False)
+    try:
+        parser.add_argument("--value", type=kind)
+        parsed = parser.parse_object({"value": value}).value
+    except ArgumentError:
+        return False
+    except ValueError:  # a type the parser doesn't know
+        return True
+    parts = parsed if isinstance(parsed, list | tuple) else [parsed]
+    return not any(isinstance(part, int) and abs(part) >= 2**63 for part in parts)

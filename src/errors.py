@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import sys
@@ -11,9 +12,14 @@ import traceback
 from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # who says which process this is, if several run
 OUR_FAULT, WRONG_INPUT, INTERRUPTED, BAD_NUMBERS = 1, 2, 75, 76
+WORDS = {
+    int: "an integer", float: "a number", bool: "true or false", str: "a text",
+    dict: "`key: value` pairs", list: "a list", tuple: "a list", NoneType: "null",
+}  # fmt: skip
 # The part of a library that an option is for: what fails there is the option's fault.
 PARTS = {
     "/src/nets/.* in __init__$": "model.net",
@@ -38,6 +44,26 @@ def hint(name: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names := [*names], 1)
     meant = f"; did you mean {close[0]}?" if close else ";"
     return f"{meant} there are: {short(', '.join(names), 200)}" if names else ""
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it."""
+    return short(json.dumps(value, default=str), 60)
+
+
+def readable(kind: Any) -> str:
+    """A type in words: `an integer or null`, `one of a, b`, `a list (a number, ...)`."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, args))}"
+    if origin in (Union, UnionType):
+        plain = [arg for arg in args if arg in WORDS or get_args(arg)]  # no Tensor: YAML holds none
+        return " or ".join(dict.fromkeys(map(readable, plain or args)))
+    if origin in (list, tuple, dict):
+        args = (*args, ...) if origin is list else args
+        inner = ", ".join("..." if arg is ... else readable(arg) for arg in args)
+        return f"{WORDS[origin]} ({inner})"
+    return WORDS.get(kind, getattr(kind, "__name__", str(kind)))
 
 
 def explain(error: BaseException) -> tuple[str, int]:
@@ -88,19 +114,14 @@ def stack(error: BaseException) -> list[str]:
 
 
 def report(error: BaseException, debug: bool) -> int:
-    """Prints the line, with `debug` the traceback before it; gives the exit code.
-
-    Other ranks leave it to rank 0, or wait for it in vain: its end ends them, or is seen here.
-    """
+    """Prints the line, with `debug` the traceback before it; gives the exit code."""
     if debug:
         traceback.print_exception(error)
     line, code = explain(error)
-    rank = next((os.environ[name] for name in RANKS if name in os.environ), "0")
-    if rank != "0":
-        parent, line = os.getppid(), f"rank {rank}: {line}"
-        for _ in range(30):
-            time.sleep(0.1)
-            if os.getppid() != parent:
-                return code
+    parent = os.getppid()
+    if (os.environ.get("RANK") or os.environ.get("LOCAL_RANK", "0")) != "0":
+        time.sleep(3)  # rank 0 says the same, and its end kills this process, or is seen
+    if os.getppid() != parent:
+        return code
     print(f"error: {line}", file=sys.stderr)
     return code

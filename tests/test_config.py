@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from src.config import Config, merge
-from src.kinds import fits, readable
+from src.config import Config, fits, merge
+from src.errors import readable
 
 MODEL = "model:\n  Classifier:\n    net: MLP\n    optimizer: {AdamW: {lr: 1e-3}}\n"
 FULL = MODEL + "data:\n  source: Digits\n"
@@ -176,7 +176,7 @@ def test_an_alias_bomb_is_refused_at_once(tmp_path):
     with pytest.raises(ValueError, match=r"c0.yaml: more than 10,000 values: too many aliases"):
         read(tmp_path, "\n".join(lines))
     assert time.perf_counter() - start < 1
-    with pytest.raises(ValueError, match=r"^.*c0.yaml: nested too deeply, or an alias in itself$"):
+    with pytest.raises(ValueError, match=r"c0.yaml: not YAML: an alias in itself$"):
         read(tmp_path, "a: &a [*a]")
 
 

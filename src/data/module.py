@@ -65,6 +65,8 @@ class DataModule(L.LightningDataModule):
         if self.trained_on:
             self.signature = Signature(**self.trained_on["signature"])
             self.statistics = Statistics(**self.trained_on["statistics"])
+        if self.predict_path and not self._reads_new_rows:
+            rank_zero_warn("`data.predict_path` is ignored: only predict reads it")
         if self._reads_new_rows:
             assert self.predict_path
             self.x, self.names = read_rows(Path(self.predict_path), self.signature)

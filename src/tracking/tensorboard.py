@@ -14,8 +14,7 @@ class TensorBoard(TensorBoardLogger):
         try:
             super().__init__("", name="", version="tensorboard", default_hp_metric=False)
         except ModuleNotFoundError:
-            what = "TensorBoard needs tensorboard: pip install tensorboard"
-            raise ValueError(f"{what}  (the extra `tensorboard`)") from None
+            raise ValueError("install the extra `tensorboard`: pip install tensorboard") from None
 
     @property
     def root_dir(self) -> str:
