@@ -183,8 +183,7 @@ def pairs(words: list[str]) -> Iterator[tuple[str, str]]:
         flag, equals, value = word.partition("=")
         if not flag.startswith("--"):
             raise ValueError(f"{word!r} is no flag: options are --KEY VALUE, files --config FILE")
-        value = value if equals else next(rest, "")
-        if not value or (not equals and value.startswith("--")):
+        if (not equals and (value := next(rest, "")).startswith("--")) or not value:
             raise ValueError(f"{flag} has no value: give {flag} VALUE")
         yield flag[2:], value
 

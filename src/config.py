@@ -233,9 +233,8 @@ class Config:
                     raise self._wrong(("base",), f" is {shown(base)}: list files, [a.yaml, b.yaml]")
                 self.add_file(path.parent / base, (*via, path))
             tree = self._read(text, str(path))  # again, as messages go by what was read last
-        self.tree = merge(
-            self.tree, {k: v for k, v in tree.items() if k != "base" and v is not None}
-        )
+        own = {k: v for k, v in tree.items() if k != "base" and v is not None}
+        self.tree = merge(self.tree, own)
 
     def checked(self) -> Tree:
         """The whole tree for the parser, after every key, type and required option was checked.

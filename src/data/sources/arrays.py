@@ -136,9 +136,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file, np.load(file) as arrays:
             return dict(arrays)
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        why = str(error).partition(". ")[0]
-        what = f"{path} can't be read as numpy's arrays of numbers or text"
-        raise ValueError(f"{what}: {why}") from error
+        what = f"{path} can't be read as numpy's arrays of numbers or text: "
+        raise ValueError(what + str(error).partition(". ")[0]) from error
 
 
 def _need(arrays: dict[str, np.ndarray], key: str, path: Path) -> np.ndarray:

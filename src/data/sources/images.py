@@ -188,9 +188,8 @@ def _decode(path: Path, form: Form, skip: bool | None) -> tuple[np.ndarray, int]
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, ...
         why = f"{path} can't be decoded ({str(error).partition(' <')[0] or type(error).__name__})"
         if not skip:
-            train = " (to train without it: `data.source.skip_broken: true`)"
-            cure = "mend or remove it" + train * (skip is not None)
-            raise ValueError(f"{why}: {cure}") from error
+            train = " (to train without it: `data.source.skip_broken: true`)" * (skip is not None)
+            raise ValueError(f"{why}: mend or remove it{train}") from error
         log.warning(f"skipped: {why}")
         return None
     digest = blake2b(content, digest_size=8).digest()
