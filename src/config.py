@@ -22,7 +22,7 @@ from typing import Any, get_args
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from src.errors import WORDS, hint, readable, short, shown
+from src.errors import LEAST, NOT_0, UNFIT, WORDS, hint, readable, short, shown
 
 Key = tuple[str, ...]
 Tree = dict[str, Any]
@@ -62,25 +62,6 @@ trainer:
   enable_model_summary: false
   enable_autolog_hparams: false
 """
-# Options and classes of torch and Lightning that can't do their work here, and what to do instead.
-UNFIT = {
-    "callbacks": "write `callbacks: {NAME: CLASS}`, as in --callbacks.stop EarlyStopping",
-    "trainer.callbacks": "write `callbacks: {NAME: CLASS}`, as in --callbacks.stop EarlyStopping",
-    "trainer.use_distributed_sampler": "batches are sharded already, without padding",
-    "BatchSizeFinder": "compare runs by --data.batch_size",
-    "LearningRateFinder": "compare runs by --model.optimizer.lr",
-    "OnExceptionCheckpoint": "take Checkpoint",
-    "StochasticWeightAveraging": "take EMA",
-    **dict.fromkeys(("ProgressBar", "RichProgressBar", "TQDMProgressBar"), "there is a bar"),
-    **dict.fromkeys(("BaseFinetuning", "ModelPruning", "SpikeDetection"), "make one in code"),
-    **dict.fromkeys(("ChainedScheduler", "SequentialLR"), "make one in code"),
-}
-# The least that an option may be, whatever class it is of, and those that 0 would end at once.
-LEAST = {
-    "batch_size": 1, "eval_batch_size": 1, "accumulate_grad_batches": 1, "step_size": 1, "T_max": 1,
-    "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "patience": 0,
-}  # fmt: skip
-NOT_0 = {"max_epochs", "max_steps", "limit_train_batches", "val_check_interval"}
 MAX_VALUES = 10_000  # of a file with its aliases written out
 
 

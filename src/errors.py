@@ -16,6 +16,25 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 OUR_FAULT, WRONG_INPUT, INTERRUPTED, BAD_NUMBERS = 1, 2, 75, 76
+# Options and classes of torch and Lightning that can't do their work here, and what to do instead.
+UNFIT = {
+    "callbacks": "write `callbacks: {NAME: CLASS}`, as in --callbacks.stop EarlyStopping",
+    "trainer.callbacks": "write `callbacks: {NAME: CLASS}`, as in --callbacks.stop EarlyStopping",
+    "trainer.use_distributed_sampler": "batches are sharded already, without padding",
+    "BatchSizeFinder": "compare runs by --data.batch_size",
+    "LearningRateFinder": "compare runs by --model.optimizer.lr",
+    "OnExceptionCheckpoint": "take Checkpoint",
+    "StochasticWeightAveraging": "take EMA",
+    **dict.fromkeys(("ProgressBar", "RichProgressBar", "TQDMProgressBar"), "there is a bar"),
+    **dict.fromkeys(("BaseFinetuning", "ModelPruning", "SpikeDetection"), "make one in code"),
+    **dict.fromkeys(("ChainedScheduler", "SequentialLR"), "make one in code"),
+}
+# The least that an option may be, whatever class it is of, and those that 0 would end at once.
+LEAST = {
+    "batch_size": 1, "eval_batch_size": 1, "accumulate_grad_batches": 1, "step_size": 1, "T_max": 1,
+    "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "patience": 0,
+}  # fmt: skip
+NOT_0 = {"max_epochs", "max_steps", "limit_train_batches", "val_check_interval"}
 WORDS = {
     int: "an integer", float: "a number", bool: "true or false", str: "a text",
     dict: "`key: value` pairs", list: "a list", tuple: "a list", NoneType: "null",
