@@ -27,7 +27,7 @@ UNFIT = {
     "StochasticWeightAveraging": "take EMA",
     **dict.fromkeys(("ProgressBar", "RichProgressBar", "TQDMProgressBar"), "there is a bar"),
     **dict.fromkeys(("BaseFinetuning", "ModelPruning", "SpikeDetection"), "make one in code"),
-    **dict.fromkeys(("ChainedScheduler", "SequentialLR"), "make one in code"),
+    **dict.fromkeys(("BackboneFinetuning", "ChainedScheduler", "SequentialLR"), "make one in code"),
 }
 # The least that an option may be, whatever class it is of, and those that 0 would end at once.
 LEAST = {

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from src.config import ROOMS, classes, options
 from src.errors import explain
 
 FIT = "fit --config configs/digits_mlp.yaml --trainer.max_epochs 1"
@@ -441,6 +442,16 @@ def test_what_is_asked_for_and_not_needed(go, tmp_path):
     logging.getLogger("lightning.pytorch").removeHandler(handler)
     assert any("FIT Profiler Report" in text for text in heard)
     assert any("17.2 K    Total params" in text for text in heard)
+
+
+def test_whatever_a_config_may_name_can_be_written_into_one(go):
+    for key in ("callbacks.x", "model.optimizer", "model.scheduler"):
+        room = ROOMS[key.replace(".x", ".*")]
+        for name, cls in classes(room).items():
+            if all(o.default is not o.empty for o in options(cls, key).values()):
+                said = go(f"{FIT} --print_config --{key} {name}")
+                assert said[::2] == (0, ""), name
+                assert name in said.out
 
 
 def test_processes_say_once_what_is_wrong(tmp_path):
