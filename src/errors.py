@@ -98,6 +98,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         places = stack(error)
     name, lines = type(error).__name__, str(error).splitlines()
     text = re.sub(" HINT: Did you call.*", "", short(error, 400)) or name
+    text = text.replace("No supported gpu backend found!", "no GPU: --trainer.accelerator cpu")
     hidden = re.search(r"\n  - (?!Not a valid|Expected|Problem)(.+)", whole)  # of a list's item
     if hidden and places[0].startswith("jsonargparse/"):
         return short(hidden[1]), WRONG_INPUT

@@ -178,6 +178,12 @@ def test_a_wrong_flag(refused, words, line):
     refused(line, f"{FIT} {words}")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(refused):
+    line = "`trainer`: no GPU: --trainer.accelerator cpu"
+    refused(line, f"{FIT} --trainer.accelerator gpu --trainer.devices 1")
+
+
 MODEL = "model:\n  Classifier:\n    net: MLP\n    optimizer: {AdamW: {lr: 1e-3}}\n"
 WHOLE = MODEL + "data: {source: Digits}\ntrainer: {max_epochs: 1}\n"
 C = "{tmp}/c.yaml"
