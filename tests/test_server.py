@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -591,3 +592,12 @@ def test_help_and_the_parent_import_nothing_heavy():
     imported = {line.split("|")[-1].strip() for line in ran.stderr.splitlines()}
     assert "dataclasses" in imported  # by src.deploy.server
     assert not imported & {"torch", "lightning", "numpy", "uvicorn", "onnxruntime"}
+
+
+def test_a_server_is_installed_by_its_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extra = [re.split("[>;]", name)[0] for name in project["optional-dependencies"]["serve"]]
+    line = f"pip install -c constraints.txt {' '.join(extra)}\n"
+    assert line in (ROOT / "README.md").read_text(encoding="utf-8")
+    line = line.replace("install", "install --no-cache-dir --no-compile")
+    assert line in (ROOT / "Dockerfile").read_text(encoding="utf-8")

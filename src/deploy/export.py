@@ -52,6 +52,9 @@ def main(argv: list[str]) -> None:
         return
     folder = args.out or home.parent / "export"
     check_free(folder)  # before minutes of work
+    from src.startup import import_lightning
+
+    import_lightning()
     from src.deploy.trained import Trained
 
     trained = Trained(args.ckpt_path, rest)
