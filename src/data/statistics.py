@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import numpy as np
 
-NUM_THREADS = 4  # each holds a chunk: 32 MB or less, and its deviations
+NUM_THREADS = min(4, os.cpu_count() or 1)  # each holds a chunk: 32 MB or less
 Moments = tuple[np.ndarray, np.ndarray, np.ndarray]  # count, mean, summed squared deviations
 
 
@@ -48,9 +50,16 @@ def fit(
     Raises:
         ValueError: A feature has no value, or a value or its square is infinite.
     """
+    todo = chunks(x, index)
+    done: list[Any] = [None] * len(todo)
+
+    def measure(first: int) -> None:
+        for i in range(first, len(todo), NUM_THREADS):
+            done[i] = moments(x[run(todo[i])])
+
     with np.errstate(over="ignore", invalid="ignore"), ThreadPoolExecutor(NUM_THREADS) as pool:
-        parts = pool.map(lambda rows: moments(x[rows]), chunks(x, index))
-        count, mean, squares = merge(parts)
+        list(pool.map(measure, range(NUM_THREADS)))  # raises what a thread did
+        count, mean, squares = merge(done)
     if (bad := (count == 0) | ~np.isfinite(squares)).any():
         name = repr(names[bad.argmax()]) if names else bad.argmax()
         what = "infinite or huge values" if count[bad.argmax()] else "no value"
@@ -65,32 +74,46 @@ def fit(
 def chunks(x: np.ndarray, index: np.ndarray) -> list[np.ndarray]:
     """Sorts `index` and cuts it every 4,096 rows, or sooner where they pass 4M values."""
     step = max(1, min(4096, 2**22 // math.prod(x.shape[1:])))
-    return np.split(np.sort(index), range(step, len(index), step))
+    ordered = index if (index[1:] >= index[:-1]).all() else np.sort(index)
+    return [ordered[i : i + step] for i in range(0, len(ordered), step)]
+
+
+def run(rows: np.ndarray) -> np.ndarray | slice:
+    """A slice of rows that follow one another: no copy is made of them."""
+    return slice(rows[0], rows[-1] + 1) if (np.diff(rows) == 1).all() else rows
 
 
 @np.errstate(over="ignore", invalid="ignore")
 def moments(rows: np.ndarray) -> Moments:
     """Measures one chunk: `(D,)` each, or `(C,)`."""
     values = rows.reshape(*rows.shape[:2], -1)
+    count = np.full(values.shape[1], len(values) * values.shape[2])
     if values.dtype == np.uint8:  # exact: 4,096 squares of bytes fit into uint32
-        count = np.full(values.shape[1], len(values) * values.shape[2])
         parts = (v.sum(0, dtype=np.uint32) for v in (values, np.square(values, dtype=np.uint16)))
         total, squares = (part.sum(1, dtype=np.int64) for part in parts)
         near = np.round(total / count).astype(np.int64)
         rest = total - near * count
         return count, total / count, squares - near * (total + rest) - rest**2 / count
-    values = np.ascontiguousarray(values, np.float64)
-    count, missing = np.full(values.shape[1], len(values) * values.shape[2]), np.isnan(values)
-    is_whole = not missing.any()
-    if not is_whole:
-        count, values = count - missing.sum(0).sum(1), np.where(missing, 0, values)
+    fold = math.gcd(len(values), 32)  # rows side by side: numpy adds up long ones fastest
+    values = np.array(values, np.float64, order="C").reshape(-1, fold, *values.shape[1:])
+
+    def add(values: np.ndarray) -> np.ndarray:
+        added: np.ndarray = values.sum(0).sum((0, 2))
+        return added
+
+    total, missing = add(values), None
+    if np.isnan(total).any():
+        missing = np.isnan(values)
+        count = count - add(missing)
+        values[missing] = 0
+        total = add(values)
     some = np.maximum(count, 1)
-    mean = values.sum(0).sum(1) / some
-    off = values - mean[:, None]
-    if not is_whole:
-        off[missing] = 0
-    bias = off.sum(0).sum(1) / some  # what rounding left in the mean
-    squares = np.square(off, out=off).sum(0).sum(1)
+    mean = total / some
+    values -= np.broadcast_to(mean[:, None], values.shape[1:]).copy()
+    if missing is not None:
+        values[missing] = 0
+    bias = add(values) / some  # what rounding left in the mean
+    squares = add(np.square(values, out=values))
     return count, mean + bias, np.maximum(squares - count * bias**2, 0)
 
 
