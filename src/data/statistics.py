@@ -86,16 +86,20 @@ def run(rows: np.ndarray) -> np.ndarray | slice:
 @np.errstate(over="ignore", invalid="ignore")
 def moments(rows: np.ndarray) -> Moments:
     """Measures one chunk: `(D,)` each, or `(C,)`."""
-    values = rows.reshape(*rows.shape[:2], -1)
-    count = np.full(values.shape[1], len(values) * values.shape[2])
-    if values.dtype == np.uint8:  # exact: 4,096 squares of bytes fit into uint32
-        parts = (v.sum(0, dtype=np.uint32) for v in (values, np.square(values, dtype=np.uint16)))
-        total, squares = (part.sum(1, dtype=np.int64) for part in parts)
+    fold = math.gcd(len(rows), 32)  # rows side by side: numpy adds up long ones fastest
+    values = rows.reshape(-1, fold, rows.shape[1], math.prod(rows.shape[2:]))
+    count = np.full(rows.shape[1], len(rows) * values.shape[3])
+    if rows.dtype == np.uint8:
+        total = squares = np.zeros(rows.shape[1], np.int64)
+        for i in range(0, len(values), 256):  # whose sums fit into uint16, so that all is exact
+            some = values[i : i + 256].astype(np.uint16)
+            total = total + some.sum(0, dtype=np.uint16).sum((0, 2), dtype=np.int64)
+            some *= some
+            squares = squares + some.sum(0, dtype=np.uint32).sum((0, 2), dtype=np.int64)
         near = np.round(total / count).astype(np.int64)
         rest = total - near * count
         return count, total / count, squares - near * (total + rest) - rest**2 / count
-    fold = math.gcd(len(values), 32)  # rows side by side: numpy adds up long ones fastest
-    values = np.array(values, np.float64, order="C").reshape(-1, fold, *values.shape[1:])
+    values = np.array(values, np.float64, order="C")
 
     def add(values: np.ndarray) -> np.ndarray:
         added: np.ndarray = values.sum(0).sum((0, 2))
@@ -107,12 +111,12 @@ def moments(rows: np.ndarray) -> Moments:
         count = count - add(missing)
         values[missing] = 0
         total = add(values)
-    some = np.maximum(count, 1)
-    mean = total / some
+    num = np.maximum(count, 1)
+    mean = total / num
     values -= np.broadcast_to(mean[:, None], values.shape[1:]).copy()
     if missing is not None:
         values[missing] = 0
-    bias = add(values) / some  # what rounding left in the mean
+    bias = add(values) / num  # what rounding left in the mean
     squares = add(np.square(values, out=values))
     return count, mean + bias, np.maximum(squares - count * bias**2, 0)
 
