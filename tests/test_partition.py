@@ -144,6 +144,23 @@ def test_the_fingerprint_is_of_the_set_of_rows() -> None:
     assert len({mark, *others}) == 6
 
 
+@pytest.mark.parametrize("n", [0, 1, 100, 40_000])
+def test_blocks_and_tables_change_no_hash(n: int) -> None:
+    rng = np.random.default_rng(n)
+    ids = rng.integers(0, 2**64, n, dtype=np.uint64)
+    for y in (
+        rng.integers(0, 10, n),
+        rng.integers(0, 10, n).astype(np.int32),
+        rng.integers(-3, 3, n),
+        rng.integers(0, 2**60, n),
+        rng.standard_normal((n, 2)).astype(np.float32),
+    ):
+        total = int(mix(ids + mix(hash_rows(y))).sum(dtype=np.uint64))
+        assert fingerprint(ids, y) == f"{total:016x}"
+    key = np.uint64(splitmix(8))
+    assert np.array_equal(uniform(ids, 7), (mix(ids + key) >> np.uint64(11)) * 2.0**-53)
+
+
 # shares
 
 

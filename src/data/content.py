@@ -67,9 +67,9 @@ def fingerprint(ids: np.ndarray, y: np.ndarray) -> str:
         ids: `(N,)` uint64 hash of each row's content.
         y: `(N, ...)` label of each row.
     """
-    is_code = y.ndim == 1 and y.dtype.kind == "i"
-    table = mix(hash_rows(np.arange(y.max(initial=0) + 1, dtype=y.dtype))) if is_code else None
-    total = 0
+    table, total = None, 0
+    if y.ndim == 1 and y.dtype.kind == "i" and y.min(initial=0) >= 0 and y.max(initial=0) < len(y):
+        table = mix(hash_rows(np.arange(y.max() + 1, dtype=y.dtype)))  # of codes, hashed once each
     for start in range(0, len(ids), _BLOCK):
         block = slice(start, start + _BLOCK)
         labels = mix(hash_rows(y[block])) if table is None else table[y[block]]
