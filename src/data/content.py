@@ -73,6 +73,5 @@ def fingerprint(ids: np.ndarray, y: np.ndarray) -> str:
     for start in range(0, len(ids), _BLOCK):
         block = slice(start, start + _BLOCK)
         labels = mix(hash_rows(y[block])) if table is None else table[y[block]]
-        labelled = mix(ids[block] + labels)
-        total += int(labelled.sum(dtype=np.uint64))
+        total += int(mix(ids[block] + labels).sum(dtype=np.uint64))
     return f"{total % 2**64:016x}"

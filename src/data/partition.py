@@ -74,8 +74,8 @@ class Partition:
         if new := [i for i in np.flatnonzero(np.bincount(codes)) if owners[i] not in boundaries]:
             ordered = _ordered(divided, codes)
             boundaries |= {owners[i]: _draw(ordered[i], shares, unit, owners[i]) for i in new}
-        none = [0] * (len(shares) - 1)  # of a class without rows
-        bounds = np.array([boundaries.get(owner, none) for owner in owners], values.dtype.type)
+        lines = [boundaries.get(owner, shares[1:]) for owner in owners]  # or any, without rows
+        bounds = np.array(lines, values.dtype.type)
         for bound, change in zip(bounds.T, np.diff(np.array(splits, np.int8)), strict=True):
             part += (divided >= bound[codes]) * change
         where[free] = part
@@ -191,11 +191,7 @@ def save_kept(path: Path, kept: Kept) -> None:
 
 
 def _strata(rows: Rows, unit: str, free: Any) -> tuple[list[str], np.ndarray]:
-    """What is divided by itself: each class, or all where classes don't matter.
-
-    Returns:
-        Names, and for each of the rows `free` the place among them of its own.
-    """
+    """The classes, or all rows where they don't matter; and of which of these each free row is."""
     classes = rows.signature.class_names
     if unit != "row" or not classes:
         return ["the data"], np.zeros(len(rows), np.int64)[free]

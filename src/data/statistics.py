@@ -55,7 +55,9 @@ def fit(
 
     def measure(first: int) -> None:
         for i in range(first, len(todo), NUM_THREADS):
-            done[i] = moments(x[run(todo[i])])
+            rows = todo[i]
+            is_run = (np.diff(rows) == 1).all()  # a slice of x is no copy
+            done[i] = moments(x[rows[0] : rows[-1] + 1] if is_run else x[rows])
 
     with np.errstate(over="ignore", invalid="ignore"), ThreadPoolExecutor(NUM_THREADS) as pool:
         list(pool.map(measure, range(NUM_THREADS)))  # raises what a thread did
@@ -78,11 +80,6 @@ def chunks(x: np.ndarray, index: np.ndarray) -> list[np.ndarray]:
     return [ordered[i : i + step] for i in range(0, len(ordered), step)]
 
 
-def run(rows: np.ndarray) -> np.ndarray | slice:
-    """A slice of rows that follow one another: no copy is made of them."""
-    return slice(rows[0], rows[-1] + 1) if (np.diff(rows) == 1).all() else rows
-
-
 @np.errstate(over="ignore", invalid="ignore")
 def moments(rows: np.ndarray) -> Moments:
     """Measures one chunk: `(D,)` each, or `(C,)`."""
@@ -100,24 +97,18 @@ def moments(rows: np.ndarray) -> Moments:
         rest = total - near * count
         return count, total / count, squares - near * (total + rest) - rest**2 / count
     values = np.array(values, np.float64, order="C")
-
-    def add(values: np.ndarray) -> np.ndarray:
-        added: np.ndarray = values.sum(0).sum((0, 2))
-        return added
-
-    total, missing = add(values), None
+    total, missing = values.sum(0).sum((0, 2)), slice(0)  # none, as nearly always
     if np.isnan(total).any():
         missing = np.isnan(values)
-        count = count - add(missing)
+        count = count - missing.sum(0).sum((0, 2))
         values[missing] = 0
-        total = add(values)
+        total = values.sum(0).sum((0, 2))
     num = np.maximum(count, 1)
     mean = total / num
     values -= np.broadcast_to(mean[:, None], values.shape[1:]).copy()
-    if missing is not None:
-        values[missing] = 0
-    bias = add(values) / num  # what rounding left in the mean
-    squares = add(np.square(values, out=values))
+    values[missing] = 0
+    bias = values.sum(0).sum((0, 2)) / num  # what rounding left in the mean
+    squares = np.square(values, out=values).sum(0).sum((0, 2))
     return count, mean + bias, np.maximum(squares - count * bias**2, 0)
 
 

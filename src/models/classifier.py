@@ -76,12 +76,7 @@ class Classifier(Model):
 
 
 def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:
-    """Share of the pairs of a positive and another row that are in order; a tie counts half.
-
-    Args:
-        scores: `(N,)`.
-        is_positive: `(N,)` bool, some of them and not all.
-    """
+    """Share of the pairs of a positive and another row in order; a tie counts half. Both `(N,)`."""
     ordered, positive = np.sort(scores), np.sort(scores[is_positive])  # 20 times torch's pace
     ranks = sum(np.searchsorted(ordered, positive, side).sum() for side in ("left", "right"))
     num = len(positive)
