@@ -76,10 +76,22 @@ def test_imports_go_round_in_no_circle():
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which shows the circle
 
 
-def test_no_file_over_400_lines_and_src_under_6000():
-    lengths = {p: len(p.read_text(encoding="utf-8").splitlines()) for p in ROOT.glob("src/**/*.py")}
-    assert not {path: length for path, length in lengths.items() if length > 400}
-    assert sum(lengths.values()) < 6000
+def lines_of_code(text: str) -> int:
+    """Without blank lines, comments and docstrings, which are what --help prints."""
+    constants = (
+        node
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    )
+    docs = {n for node in constants for n in range(node.lineno, node.end_lineno + 1)}
+    lines = enumerate(map(str.strip, text.splitlines()), 1)
+    return len([n for n, line in lines if line and line[0] != "#" and n not in docs])
+
+
+def test_no_file_over_400_lines_and_src_under_6000_of_code():
+    texts = {path: path.read_text(encoding="utf-8") for path in ROOT.glob("src/**/*.py")}
+    assert not [path for path, text in texts.items() if len(text.splitlines()) > 400]
+    assert sum(map(lines_of_code, texts.values())) < 6000
 
 
 def test_help_imports_nothing_heavy():
