@@ -8,6 +8,8 @@ SUBCOMMANDS = {
     "validate": "measure a checkpoint on the validation rows",
     "test": "measure a checkpoint on the test rows",
     "predict": "write a CSV of predictions for new rows",
+    "search": "find the best of given hyperparameters",
+    "compare": "a leaderboard of runs and searches",
     "list": "show the sources, nets, models, callbacks and configs that there are",
 }
 USAGE = """usage: python -m src SUBCOMMAND [--config FILE ...] [--KEY VALUE ...]
@@ -34,6 +36,10 @@ def main(argv: list[str]) -> int:
             from src.help import show
 
             show()
+        elif command == "compare" and not {"-h", "--help"} & {*rest}:
+            from src.search.compare import compare
+
+            compare(rest)
         elif command in SUBCOMMANDS and {"-h", "--help"} & {*rest}:
             from src.startup import import_lightning
 
@@ -45,9 +51,14 @@ def main(argv: list[str]) -> int:
             from src.startup import import_lightning
 
             import_lightning()
-            from src.cli import run
+            if command == "search":
+                from src.search.command import search
 
-            run(command, rest)
+                search(rest)
+            else:
+                from src.cli import run
+
+                run(command, rest)
         else:
             raise ValueError(f"no subcommand {command!r}; there are: {', '.join(SUBCOMMANDS)}")
     except BrokenPipeError:  # who reads has left, as `head` does

@@ -131,11 +131,14 @@ class CLI(LightningCLI):
             last = self.folder / "checkpoints" / "last.ckpt"
             how = [f"python -m src fit --ckpt_path {last}"] if last.is_file() else []
             raise KeyboardInterrupt(*how) from None
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", None)
-        self.trainer.test(**what, ckpt_path=best or None, verbose=False)
+        self._test_best(what)
         for logger in self.trainer.loggers:
             if isinstance(logger, Wandb):
                 logger.finish()
+
+    def _test_best(self, what: dict[str, Any]) -> None:
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", None)
+        self.trainer.test(**what, ckpt_path=best or None, verbose=False)
 
 
 def run(command: str, argv: list[str]) -> dict[str, float]:

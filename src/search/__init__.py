@@ -1,0 +1,1 @@
+"""The best model among given hyperparameters: `search`, and `compare` for any runs."""
