@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import nan
@@ -148,9 +150,12 @@ def fingerprint(folder: Path) -> str:
 def over_seeds(rows: list[Row]) -> list[Row]:
     """Puts runs that differ in their seed alone into one row."""
     found: dict[Any, Row] = {}
+    seen = Counter[Any]()
     for row in rows:
         same = row.state, row.metric, row.data, *sorted(differing(row.config).items())
-        first = found.setdefault(same if row.values else row.name, row)
+        again = same, row.config.get("seed_everything")
+        seen[again] += 1
+        first = found.setdefault((same, seen[again]), row)
         if first is not row:
             first.values = first.values + row.values
     return [*found.values()]
@@ -163,18 +168,18 @@ def differing(config: dict[str, str]) -> dict[str, str]:
 
 def table(rows: list[Row], num: int) -> str:
     """A line for each row, aligned, under short names; columns that are all alike left out."""
-    keys = dict.fromkeys(k for row in rows for k in differing(row.config))
-    alike = {k for k in keys if len({row.config.get(k) for row in rows}) == 1}
-    cells = [{k: v for k, v in row.cells().items() if k not in alike} for row in rows]
-    hidden = {*SAME, "data", *(k for row in rows for k in row.config if k.startswith(SAME))}
-    names = [k for k in dict.fromkeys(k for c in cells for k in c) if k not in hidden]
-    names = [k for k in names if k != "note"] + ["note"]
+    cells = [row.cells() for row in rows]
+    keys = dict.fromkeys(k for row in rows for k in row.config)
+    alike = {k for k in keys if len({c[k] for c in cells if k in c}) == 1 or k.startswith(SAME)}
+    hidden = {*alike, "data", "note"}
+    names = [*(k for k in dict.fromkeys(k for c in cells for k in c) if k not in hidden), "note"]
+    above = os.path.commonpath([Path(row.name).parent for row in rows])
     shorts = [k.rpartition(".")[2] for k in names]
     head = ["", *(s if shorts.count(s) == 1 else k for s, k in zip(shorts, names, strict=True))]
     done = iter(range(1, len(rows) + 1))
     body = [
-        [str(next(done)) if row.state == "done" else ""]
-        + [brief(c.get(k, "")) if k not in ("run", "note", row.metric) else c[k] for k in names]
+        [str(next(done)) if row.state == "done" else "", os.path.relpath(row.name, above)]
+        + [c[k] if k in ("note", row.metric) else brief(c.get(k, "")) for k in names[1:]]
         for row, c in zip(rows[:num], cells, strict=False)
     ]
     columns = [c for c in zip(head, *body, strict=True) if any(c[1:])]

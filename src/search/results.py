@@ -93,8 +93,8 @@ def draw(study: Study, folder: Path) -> None:
     shown = optuna.create_study(direction=study.study.direction)
     shown.add_trials([t for t in study.trials() if t.state.is_finished()])
     for name, function in PICTURES.items():
-        with suppress(Exception), warnings.catch_warnings():
+        with suppress(ValueError, RuntimeError), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of functions that may change some day
-            axes = getattr(visualization.matplotlib, function)(shown)
+            axes = getattr(optuna.visualization.matplotlib, function)(shown)
             axes.figure.savefig(folder / f"{name}.png", bbox_inches="tight")
             plt.close(axes.figure)

@@ -82,7 +82,7 @@ class Study:
         def sampler(number: int) -> optuna.samplers.BaseSampler:
             if space.sweep.method != "bayes":
                 return optuna.samplers.RandomSampler(seed + number)
-            return optuna.samplers.TPESampler(seed=seed + number, group=len(space.choices) > 0)
+            return optuna.samplers.TPESampler(seed=seed + number)
 
         self.study = optuna.create_study(
             storage=self.storage,
