@@ -21,8 +21,8 @@ from src.search.compare import read_search, table
 from src.search.results import draw, save, test_best
 from src.search.worker import Plan, Worker
 
-NUMBERS = ("workers", "trials", "epochs", "minutes", "seeds")
-OWN = ("config", "run", "storage", "one", *NUMBERS)
+OWN = ("config", "run", "storage", "workers", "epochs", "minutes", "one")
+RENAMED = {"trials": "run_cap"}  # a flag that is a key of the search file
 RANKS = ("SLURM_", "TORCHELASTIC_", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE")
 MOST_DEAD = 50  # workers in a row, without a trial done
 SHOWN = 20  # trials in the table
@@ -35,30 +35,28 @@ def search(argv: list[str]) -> None:
         ValueError: The search file or a flag is wrong, or most trials failed.
         KeyboardInterrupt: It can be gone on with.
     """
-    flags = [*pairs(argv)]
+    flags = [(RENAMED.get(name, name), value) for name, value in pairs(argv)]
     own = {name: value for name, value in flags if name in OWN}
     if "config" not in own:
         raise ValueError("search needs a file: give --config configs/search/digits_mlp.yaml, say")
-    for name in NUMBERS:
-        if name in own and not (own[name].replace(".", "", 1).isdigit() and float(own[name]) > 0):
-            raise ValueError(f"--{name} is {own[name]}, not a number above 0")
-    path, num_cores = Path(own["config"]), len(os.sched_getaffinity(0))
-    num = int(own.get("workers", torch.cuda.device_count() or num_cores))
-    others = [("run_cap" if k == "trials" else k, v) for k, v in flags if k not in OWN[:-5]]
-    folder = Path(dict(flags).get("trainer.default_root_dir", "runs"), "search", own.get("run", path.stem))
+    path, started = Path(own["config"]), time.time()
+    root = dict(flags).get("trainer.default_root_dir", "runs")
+    folder = Path(root, "search", own.get("run", path.stem))
     plan = Plan(
         path=path,
-        flags=[flag for flag in others if flag[0] not in ("workers", "epochs", "minutes")],
+        flags=[flag for flag in flags if flag[0] not in OWN],
         folder=folder,
         storage=own.get("storage", str(folder / "study.journal")),
-        threads=max(num_cores // num, 1),
-        epochs=int(own.get("epochs", 0)),
-        deadline=time.time() + 60 * float(own.get("minutes", math.inf)),
-        started=time.time(),
+        epochs=int(positive(own, "epochs")),
+        deadline=started + 60 * (positive(own, "minutes") or math.inf),
+        started=started,
         argv=argv,
     )
+    num = int(positive(own, "workers"))
     if "one" in own:  # one rank of a trial in processes of its own
-        Worker(plan, "LOCAL_RANK" not in os.environ).fit(*map(int, own["one"].split(".")))
+        worker = Worker(plan, "LOCAL_RANK" not in os.environ)
+        share(worker, num)
+        worker.fit(*map(int, own["one"].split(".")))
         return
     for name in [name for name in os.environ if name.startswith(RANKS)]:
         del os.environ[name]  # each node searches by itself
@@ -66,22 +64,45 @@ def search(argv: list[str]) -> None:
     worker = Worker(plan, is_child=False)
     study = worker.study
     if not (study.cap or plan.epochs or "minutes" in own):
-        raise ValueError(f"{path} has no end: give --trials, --epochs or --minutes, or run_cap in it")
+        raise ValueError(f"{path} has no end: give --trials, --epochs or --minutes")
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        begin(worker, num)
+        begin(worker, share(worker, num))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"python -m src search {' '.join(argv)}") from None
     finally:
         signal.signal(signal.SIGTERM, before)
         save(study, folder)
-        print(table(read_search(folder), SHOWN))
+        if rows := read_search(folder):
+            print(table(rows, SHOWN))
     why = worker.stop(study.trials())
     if "trials failed" in why:
         raise ValueError(why)
     test_best(study, folder)
     draw(study, folder / "plots")
     print(f"search folder: {folder}{f' ({why})' * bool(why)}")
+
+
+def positive(flags: dict[str, str], name: str) -> float:
+    """A flag's number, whole but for minutes; 0 without the flag."""
+    text = flags.get(name, "0")
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if name in flags and not (0 < value < math.inf and (name == "minutes" or value % 1 == 0)):
+        raise ValueError(f"--{name} is {text}, not a number above 0")
+    return value
+
+
+def share(worker: Worker, num: int) -> int:
+    """Shares cores and GPUs among `num` workers, or as many as have a core or a GPU of their own."""
+    plan, devices = worker.plan, worker.space.tree["trainer"].get("devices")
+    plan.devices = devices if isinstance(devices, int) else 1
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    num = num or max((torch.cuda.device_count() or num_cores or 1) // plan.devices, 1)
+    plan.threads = max((num_cores or 1) // (num * plan.devices), 1)
+    return num
 
 
 def interrupt(*_: Any) -> None:
@@ -98,7 +119,8 @@ def begin(worker: Worker, num: int) -> None:
         return
     of = f" of {study.cap}" if study.cap else ""
     num = min(num, study.cap - done) if study.cap else num
-    print(f"{done}{of} trials done; {num} workers with {plan.threads} threads; {plan.folder}", flush=True)
+    how = f"{num} workers, {plan.threads} threads each" if num > 1 else f"{plan.threads} threads"
+    print(f"{plan.folder}: {done}{of} trials done; {how}", flush=True)
     if num == 1:
         worker.work()
         return
@@ -138,7 +160,8 @@ def child(plan: Plan, index: int) -> None:
     signal.signal(signal.SIGTERM, interrupt)
     if num := torch.cuda.device_count():
         there = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(num)))).split(",")
-        os.environ["CUDA_VISIBLE_DEVICES"] = there[index % num]
+        own = range(index * plan.devices, (index + 1) * plan.devices)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(there[i % num] for i in own)
     try:
         Worker(plan, is_child=True).work()
     except KeyboardInterrupt:

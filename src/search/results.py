@@ -19,6 +19,7 @@ from src.cli import run
 from src.search.compare import COLUMNS, fingerprint, read_search
 from src.search.study import LABELS, Study, name_of
 
+ALONE = ("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto")
 PICTURES = {
     "history": "plot_optimization_history",
     "parallel_coordinates": "plot_parallel_coordinate",
@@ -79,7 +80,7 @@ def test_best(study: Study, folder: Path) -> None:
     known = json.loads(tested.read_text("utf-8")) if tested.is_file() else {}
     if known.get("trial") != path.parts[-3]:
         with redirect_stdout(io.StringIO()):
-            known = {"trial": path.parts[-3], **run("test", ["--ckpt_path", str(path)])}
+            known = {"trial": path.parts[-3], **run("test", ["--ckpt_path", str(path), *ALONE])}
         replace(tested, json.dumps(known))
     [row, *_] = read_search(folder)
     print(f"best: trial {known.pop('trial')}  {row.metric} {row.shown}")

@@ -77,12 +77,11 @@ class Study:
         if "://" not in storage:
             lock = JournalFileOpenLock(storage, grace_period=5)  # s; whoever holds it may be killed
             self.storage = JournalStorage(JournalFileBackend(storage, lock))
-        seed = space.tree["seed_everything"]
 
         def sampler(number: int) -> optuna.samplers.BaseSampler:
-            if space.sweep.method != "bayes":
-                return optuna.samplers.RandomSampler(seed + number)
-            return optuna.samplers.TPESampler(seed=seed + number)
+            is_bayes = space.sweep.method == "bayes"
+            kind = optuna.samplers.TPESampler if is_bayes else optuna.samplers.RandomSampler
+            return kind(seed=(space.tree["seed_everything"] * 1_000_003 + number) % 2**32)
 
         self.study = optuna.create_study(
             storage=self.storage,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
+from subprocess import PIPE, STDOUT
 from typing import Any
 
 import lightning.pytorch as L
@@ -46,22 +47,24 @@ class Plan:
         flags: Options over all files.
         folder: The search's folder.
         storage: Where the study is: a file, or the URL of a database.
-        threads: CPU threads of a worker.
         epochs: Epochs of all trials together after which none is begun; 0 for no such bound.
         deadline: Time (`time.time`) at which trials stop.
         started: Time at which the command began.
         argv: The command's words, for a trial in processes of its own.
+        threads: CPU threads of a process.
+        devices: Devices of a worker.
     """
 
     path: Path
     flags: list[tuple[str, str]]
     folder: Path
     storage: str
-    threads: int
     epochs: int
     deadline: float
     started: float
     argv: list[str]
+    threads: int = 1
+    devices: int = 1
 
 
 class Stopped(Exception):
@@ -216,15 +219,16 @@ class Worker:
             Stopped: Another is to go on with it.
         """
         chosen = self.study.get(number).user_attrs["chosen"]
-        devices = self.space.config(chosen).checked()["trainer"].get("devices", 1)
-        if devices in (1, "1", "auto"):
+        if self.space.config(chosen).checked()["trainer"].get("devices") in (None, 1, "1", "auto"):
             self.fit(number, seed)
         else:
             words = [sys.executable, "-m", "src", "search", *self.plan.argv, "--one"]
-            own = subprocess.Popen([*words, f"{number}.{seed}"])
+            words.append(f"{number}.{seed}")
+            own = subprocess.Popen(words, stdout=PIPE, stderr=STDOUT, text=True)
             try:
-                if own.wait():
-                    raise RuntimeError(f"its process ended with code {own.returncode}")
+                said, _ = own.communicate()
+                if own.returncode:
+                    raise RuntimeError(said.rstrip().rpartition("\n")[2].removeprefix("error: "))
             finally:
                 own.terminate()
         value, answer = self.study.get(number).user_attrs["outcome"]
