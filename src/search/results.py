@@ -70,8 +70,8 @@ def replace(path: Path, text: str) -> None:
 
 def test_best(study: Study, folder: Path) -> None:
     """Tests the best trial's checkpoint, once, and prints how to go on."""
-    best = min(study.trials(), key=study.order)
-    if best.state != TrialState.COMPLETE:
+    best = min(study.trials(), key=study.order, default=None)
+    if best is None or best.state != TrialState.COMPLETE:
         print("no trial was trained to its end")
         return
     path = folder / "trials" / name_of(best) / "checkpoints" / "best.ckpt"

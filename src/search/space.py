@@ -191,8 +191,12 @@ class Space(Config):
         config = copy.copy(self)
         config.marks, config.texts = {**self.marks}, {**self.texts}
         for key in sorted(chosen, key=lambda key: key.count(".")):  # classes first
-            config.add_flag(key, chosen[key])
-            config.marks[tuple(key.split("."))] = self.marks[("parameters", key)]
+            mark = self.marks[("parameters", key)]
+            try:
+                config.add_flag(key, chosen[key])
+            except ValueError as e:  # no such class
+                raise ValueError(f"{mark}{e}") from None
+            config.marks[tuple(key.split("."))] = mark
         return config
 
     @cache  # noqa: B019 (one space a process)

@@ -39,14 +39,14 @@ HOST = socket.gethostname()
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-class ByNumber(optuna.samplers.BaseSampler):
-    """A sampler whose draws depend on the trial's number and those before, not on who asks."""
+class ByPoint(optuna.samplers.BaseSampler):
+    """A sampler whose draws depend on the trial's point and those before, not on who asks."""
 
     def __init__(self, make: Callable[[int], optuna.samplers.BaseSampler]) -> None:
         self.make = make
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self.own = self.make(trial.number)
+        self.own = self.make(point(trial))
         self.own.before_trial(study, trial)
 
     def infer_relative_search_space(self, *args: Any) -> Any:
@@ -85,7 +85,7 @@ class Study:
 
         self.study = optuna.create_study(
             storage=self.storage,
-            sampler=ByNumber(sampler),
+            sampler=ByPoint(sampler),
             study_name=name,
             direction="minimize" if space.minimizes else "maximize",
             load_if_exists=True,
@@ -112,7 +112,8 @@ class Study:
         """All that count, by the number of their point; the first of each point."""
         found: dict[int, FrozenTrial] = {}
         for trial in self.study.get_trials(deepcopy=False):
-            if not is_gone(trial):
+            is_gone = trial.state == TrialState.FAIL and "gone" in trial.user_attrs
+            if not is_gone and point(trial) >= 0:
                 found.setdefault(point(trial), trial)
         return [found[key] for key in sorted(found)]
 
@@ -129,46 +130,43 @@ class Study:
         while True:
             self._bury()
             trials = self.trials()
+            states = [trial.state for trial in trials]
             if stop(trials):
                 return None
-            lost = self._missing({point(trial) for trial in trials})
-            if lost is not None:
-                self.study.add_trial(lost)
-            elif self.cap and len(trials) >= self.cap:
-                states = [trial.state for trial in trials]
-                if TrialState.WAITING not in states:
-                    if TrialState.RUNNING not in states:
-                        return None
+            if TrialState.WAITING not in states:
+                there = {point(trial) for trial in trials}
+                free = (i for i in range(self.cap or len(there) + 1) if i not in there)
+                if (number := next(free, None)) is not None:
+                    self.study.add_trial(self._waiting(number))
+                elif TrialState.RUNNING in states:
                     time.sleep(POLL_S)
                     continue
+                else:
+                    return None
             trial = self.study.ask()
             trial.set_user_attr("owner", f"{HOST}:{os.getpid()}")
-            mine = next((t for t in self.trials() if t.number == trial.number), None)
-            rank = len([t for t in self.trials() if t.number < trial.number])
-            if mine and not (self.cap and rank >= self.cap):
+            if trial.number in [mine.number for mine in self.trials()]:
                 return trial
             self.give_up(trial.number, "surplus")
 
-    def _missing(self, there: set[int]) -> FrozenTrial | None:
-        """A trial to wait for a worker, of a point that none stands for; the first of them."""
-        lost = {point(t): t for t in self.study.get_trials(deepcopy=False) if is_lost(t)}
-        for number in sorted({*range(len(self.points)), *lost} - there):
-            old = lost.get(number)
-            params = self.points[number] if self.points else lost[number].params
-            kept = {"point": number, "deaths": 0}
-            epochs = old.intermediate_values if old else {}
-            if old:
-                before = old.user_attrs.get("epochs_before", -1)
-                deaths = old.user_attrs.get("deaths", 0) + 1 if len(epochs) == before else 0
-                kept |= {"deaths": deaths, "epochs_before": len(epochs)}
-                kept |= {k: v for k, v in old.user_attrs.items() if k in ("values",)}
-            return create_trial(
-                state=TrialState.WAITING,
-                system_attrs={"fixed_params": params},
-                user_attrs=kept,
-                intermediate_values=epochs,
-            )
-        return None
+    def _waiting(self, number: int) -> FrozenTrial:
+        """A trial of a point, to wait for a worker; goes on where a lost one was."""
+        everyone = self.study.get_trials(deepcopy=False)
+        lost = [t for t in everyone if point(t) == number and t.user_attrs.get("gone") == "lost"]
+        params = self.points[number] if self.points else {}
+        attrs, epochs = {"point": number}, {}
+        if lost:
+            params, epochs, old = params or lost[-1].params, lost[-1].intermediate_values, lost[-1].user_attrs
+            kept = {k: old[k] for k in ("values", "seconds") if k in old}
+            same = len(epochs) == old.get("epochs_before", 0)
+            deaths = {"deaths": same * old.get("deaths", 0) + 1, "epochs_before": len(epochs)}
+            attrs |= kept | deaths
+        return create_trial(
+            state=TrialState.WAITING,
+            system_attrs={"fixed_params": params},
+            user_attrs=attrs,
+            intermediate_values=epochs,
+        )
 
     def _bury(self) -> None:
         """Gives up the trials whose workers are dead."""
@@ -250,19 +248,9 @@ class Study:
         return "  ".join([*words, attrs["note"]]).rstrip()
 
 
-def is_gone(trial: FrozenTrial) -> bool:
-    """Whether another trial stands for its point, or none has to."""
-    return trial.state == TrialState.FAIL and "gone" in trial.user_attrs
-
-
-def is_lost(trial: FrozenTrial) -> bool:
-    """Whether another has to go on with it."""
-    return is_gone(trial) and trial.user_attrs["gone"] == "lost"
-
-
 def point(trial: FrozenTrial) -> int:
-    """What a trial stands for: its place in the grid, or the number of its first try."""
-    return int(trial.user_attrs.get("point", trial.number))
+    """What a trial stands for: its place in the grid, or in the order of random draws."""
+    return int(trial.user_attrs.get("point", -1))
 
 
 def name_of(trial: FrozenTrial) -> str:
