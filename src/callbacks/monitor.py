@@ -57,13 +57,13 @@ class Monitor(Callback):
         last = f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else ""
         self._epoch = f"epoch {trainer.current_epoch + 1}{last}"
         self._open(self._epoch, trainer.num_training_batches + sum(trainer.num_val_batches))
-        self._started = time.perf_counter()
+        self._started = now(trainer)
 
-    def on_validation_start(self, *_: Any) -> None:
-        self._paused = time.perf_counter()
+    def on_validation_start(self, trainer: Any, *_: Any) -> None:
+        self._paused = now(trainer)
 
-    def on_validation_end(self, *_: Any) -> None:
-        self._val_s += time.perf_counter() - self._paused
+    def on_validation_end(self, trainer: Any, *_: Any) -> None:
+        self._val_s += now(trainer) - self._paused
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         if self._steps % EVERY_N_STEPS == 0:
@@ -74,7 +74,7 @@ class Monitor(Callback):
         self._lr = optimizer.param_groups[0]["lr"]  # at the epoch's end it is that of the next
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self._seconds = time.perf_counter() - self._started
+        self._seconds = now(trainer) - self._started
         num_seen = pl_module.sums.num_rows * trainer.world_size
         values = {"samples_per_s": num_seen / (self._seconds - self._val_s)}
         if self._norms:
@@ -93,3 +93,10 @@ class Monitor(Callback):
         words = [f"{key} {found[key]:.4g}" for key in keys if key in found]
         speed = f"{found['samples_per_s']:,.0f} rows/s"
         print(self._epoch, *words, speed, f"{self._seconds:.1f} s", sep="  ", flush=True)
+
+
+def now(trainer: Any) -> float:
+    """Seconds, once a GPU has done all that it was given."""
+    if trainer.strategy.root_device.type != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter()
