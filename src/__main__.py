@@ -36,7 +36,11 @@ def main(argv: list[str]) -> int:
             from src.help import show
 
             show()
-        elif command == "compare" and not {"-h", "--help"} & {*rest}:
+        elif command in ("search", "compare") and {"-h", "--help"} & {*rest}:
+            import src.search
+
+            print(src.search.__doc__)
+        elif command == "compare":
             from src.search.compare import compare
 
             compare(rest)

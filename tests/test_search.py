@@ -18,6 +18,7 @@ import torch
 import yaml
 from optuna.trial import TrialState
 
+from src.search import command
 from src.search import study as studies
 from src.search.space import Parameter, Space
 from src.search.study import Study, point
@@ -60,10 +61,14 @@ def table(path):
 
 
 @pytest.fixture
-def search(go, tmp_path):
-    """`search(TEXT, words ...)` as typed, with one worker in this process."""
+def search(go, tmp_path, monkeypatch):
+    """`search(TEXT, words ...)` as typed, with one worker in this process, without pictures."""
+    draw = command.draw
+    monkeypatch.setattr(command, "draw", lambda *_: None)
 
-    def typed(text, *words):
+    def typed(text, *words, pictures=False):
+        if pictures:
+            monkeypatch.setattr(command, "draw", draw)
         path = tmp_path / "s.yaml"
         path.write_text(text)
         root = "--trainer.default_root_dir", tmp_path / "runs"
@@ -385,7 +390,7 @@ def test_another_search_of_that_name_is_refused(study):
 
 
 def test_a_grid_from_end_to_end(search, go):
-    said = search(GRID)
+    said = search(GRID, pictures=True)
     assert said.code == 0, said.err
     assert said.err == ""
     rows = table(search.folder / "leaderboard.csv")
@@ -522,7 +527,7 @@ def test_killed_workers_and_a_killed_search_lose_nothing(search, tmp_path):
     (tmp_path / "k.yaml").write_text(SLOW)
     words = ["search", "--config", str(tmp_path / "k.yaml"), "--workers", "2"]
     words += ["--trainer.default_root_dir", str(tmp_path / "runs")]
-    command = [sys.executable, "-m", "src", *words]
+    typed = [sys.executable, "-m", "src", *words]
     journal = tmp_path / "runs" / "search" / "k" / "study.journal"
     how = {"cwd": ROOT, "stdout": subprocess.DEVNULL, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
 
@@ -534,14 +539,14 @@ def test_killed_workers_and_a_killed_search_lose_nothing(search, tmp_path):
                 return
             time.sleep(0.01)
 
-    process = subprocess.Popen(command, **how)
+    process = subprocess.Popen(typed, **how)
     after(3, process)
     owners = re.findall(r'"owner":"[^:]+:(\d+)"', journal.read_text())
     os.kill(int(owners[0]), signal.SIGKILL)
     after(8, process)
     process.kill()
     process.wait()
-    process = subprocess.run(command, **how, timeout=200, check=False)
+    process = subprocess.run(typed, **how, timeout=200, check=False)
     assert process.returncode == 0
     ours, theirs = (table(search.folder.with_name(n) / "leaderboard.csv") for n in ("k", "whole"))
     assert '"gone":"lost"' in journal.read_text()
