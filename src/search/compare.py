@@ -109,7 +109,9 @@ def read_search(folder: Path) -> list[Row]:
     base = read_config(path) if path.is_file() else {}
     for line in read_table(folder / "leaderboard.csv"):
         chosen = {k: v for k, v in line.items() if k not in COLUMNS and v}
-        others = tuple(f"{k}." for k, v in chosen.items() if base.get(k, v) != v)  # of other classes
+        others = tuple(
+            f"{k}." for k, v in chosen.items() if base.get(k, v) != v
+        )  # of other classes
         config = {k: v for k, v in base.items() if not k.startswith(others)} | chosen
         more = {k: line[k] for k in ("epochs", "seconds", "num_weights")}
         what = line["state"], line["metric"], json.loads(line["values"]), config, line["data"]
@@ -184,7 +186,9 @@ def table(rows: list[Row], num: int) -> str:
     ]
     columns = [c for c in zip(head, *body, strict=True) if any(c[1:])]
     wide = [max(map(len, column)) for column in columns]
-    lines = zip(*([c.ljust(w) for c in col] for col, w in zip(columns, wide, strict=True)), strict=True)
+    lines = zip(
+        *([c.ljust(w) for c in col] for col, w in zip(columns, wide, strict=True)), strict=True
+    )
     rest = [f"and {len(rows) - num} more: --top {len(rows)}"] if len(rows) > num else []
     return "\n".join(["  ".join(line).rstrip() for line in lines] + rest)
 
@@ -194,7 +198,7 @@ def brief(cell: str) -> str:
     try:
         return f"{float(cell):.4g}" if set(cell) & set(".e") else cell
     except ValueError:
-        return cell if len(cell) <= WIDEST else f"...{cell[3 - WIDEST:]}"
+        return cell if len(cell) <= WIDEST else f"...{cell[3 - WIDEST :]}"
 
 
 def compare(argv: list[str]) -> None:
@@ -216,7 +220,9 @@ def compare(argv: list[str]) -> None:
     key, _, value = flags.get("--where", "").partition("=")
     if key:
         rows = [row for row in rows if row.cells().get(key) == value]
-    rows.sort(key=lambda row: (row.data, row.metric, STATES.index(row.state), not row.values, row.score))
+    rows.sort(
+        key=lambda row: (row.data, row.metric, STATES.index(row.state), not row.values, row.score)
+    )
     if by := flags.get("--sort"):
         rows.sort(key=lambda row: (row.data, row.metric, number(row.cells().get(by, ""))))
     for i, ((data, metric), group) in enumerate(groupby(rows, lambda row: (row.data, row.metric))):

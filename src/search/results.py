@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 from optuna.trial import TrialState
 
 from src.cli import run
-from src.search.compare import COLUMNS, fingerprint, read_search
+from src.search.compare import COLUMNS, read_search
 from src.search.study import LABELS, Study, name_of
 
 ALONE = ("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto")
@@ -31,34 +31,31 @@ PICTURES = {
 def save(study: Study, folder: Path) -> None:
     """Writes the leaderboard, and the best trial's config and checkpoint beside it."""
     trials = sorted(study.trials(), key=study.order)
-    keys = dict.fromkeys(k for t in trials for k in t.user_attrs.get("chosen", {}))
-    rows = []
-    for trial in trials:
-        attrs, name = trial.user_attrs, name_of(trial)
-        best = study.best_value(trial)
-        values = attrs["values"] if trial.state == TrialState.COMPLETE else [best]
-        rows.append({
-            "trial": name,
-            "state": LABELS[trial.state],
-            "metric": study.space.metric,
-            "values": json.dumps([v for v in values if v is not None]),
-            "epochs": len(trial.intermediate_values),
-            "seconds": f"{attrs.get('seconds', 0):.1f}",
-            "num_weights": attrs.get("num_weights", ""),
-            "data": fingerprint(folder / "trials" / name),
-            "note": attrs.get("note", ""),
-            **attrs.get("chosen", {}),
-        })  # fmt: skip
+    chosen = dict.fromkeys(k for t in trials for k in t.user_attrs.get("chosen", {}))
     text = io.StringIO()
-    out = csv.DictWriter(text, [*COLUMNS, *keys], lineterminator="\n")
+    out = csv.DictWriter(text, [*COLUMNS, *chosen], lineterminator="\n")
     out.writeheader()
-    out.writerows(rows)
+    for trial in trials:
+        attrs, about = trial.user_attrs, trial.user_attrs.get("about", {})
+        is_done, best = trial.state == TrialState.COMPLETE, study.best_value(trial)
+        values = attrs["values"] if is_done else [] if best is None else [best]
+        cells = (
+            name_of(trial), LABELS[trial.state], study.space.metric, json.dumps(values),
+            len(trial.intermediate_values), f"{attrs.get('seconds', 0):.1f}",
+            about.get("num_weights"), about.get("data"), attrs.get("note"),
+        )  # fmt: skip
+        out.writerow(dict(zip(COLUMNS, cells, strict=True)) | attrs.get("chosen", {}))
     replace(folder / "leaderboard.csv", text.getvalue())
-    if trials and trials[0].state == TrialState.COMPLETE:
-        trial = folder / "trials" / name_of(trials[0])
-        command = f"# python -m src fit --config {folder / 'best.yaml'}\n"
-        about = f"# trial {trial.name}: {study.space.metric} {trials[0].user_attrs['values'][0]!r}\n"
-        replace(folder / "best.yaml", command + about + (trial / "config.yaml").read_text("utf-8"))
+    if not trials or trials[0].state != TrialState.COMPLETE:
+        return
+    config = folder / "trials" / name_of(trials[0]) / "config.yaml"
+    if config.is_file():  # trained on this machine
+        lines = (
+            f"# python -m src fit --config {folder / 'best.yaml'}",
+            f"# trial {name_of(trials[0])}: {study.space.metric} {trials[0].user_attrs['values'][0]!r}",
+            config.read_text("utf-8"),
+        )
+        replace(folder / "best.yaml", "\n".join(lines))
 
 
 def replace(path: Path, text: str) -> None:
@@ -69,23 +66,26 @@ def replace(path: Path, text: str) -> None:
 
 
 def test_best(study: Study, folder: Path) -> None:
-    """Tests the best trial's checkpoint, once, and prints how to go on."""
+    """Tests the best trial's checkpoint, once, and prints what it reaches."""
     best = min(study.trials(), key=study.order, default=None)
     if best is None or best.state != TrialState.COMPLETE:
         print("no trial was trained to its end")
         return
-    path = folder / "trials" / name_of(best) / "checkpoints" / "best.ckpt"
-    shutil.copyfile(path, folder / "best.ckpt")
-    tested = folder / "test.json"
-    known = json.loads(tested.read_text("utf-8")) if tested.is_file() else {}
-    if known.get("trial") != path.parts[-3]:
-        with redirect_stdout(io.StringIO()):
-            known = {"trial": path.parts[-3], **run("test", ["--ckpt_path", str(path), *ALONE])}
-        replace(tested, json.dumps(known))
+    name, tested = name_of(best), folder / "test.json"
     [row, *_] = read_search(folder)
-    print(f"best: trial {known.pop('trial')}  {row.metric} {row.shown}")
-    for name, value in known.items():
-        print(f"{name} {value:.6g}")
+    print(f"best: trial {name}  {row.metric} {row.shown}")
+    path = folder / "trials" / name / "checkpoints" / "best.ckpt"
+    if not path.is_file():
+        print(f"its checkpoint is on {best.user_attrs['about']['host']}")
+        return
+    known = json.loads(tested.read_text("utf-8")) if tested.is_file() else {}
+    if known.pop("trial", "") != name:
+        shutil.copyfile(path, folder / "best.ckpt")
+        with redirect_stdout(io.StringIO()):
+            known = run("test", ["--ckpt_path", str(path), *ALONE])
+        replace(tested, json.dumps({"trial": name, **known}))
+    for metric, value in known.items():
+        print(f"{metric} {value:.6g}")
 
 
 def draw(study: Study, folder: Path) -> None:

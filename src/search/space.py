@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from src.cli import pairs
-from src.config import Choice, Config, Experiment, hint, options, room_of, shown
+from src.config import Choice, Config, Experiment, options, room_of, shown
+from src.errors import hint
 
 MOST_CHOICES = 64  # of classes: each is tried with the options that it has
 
@@ -38,7 +39,7 @@ class Halving:
 
 @dataclass
 class Sweep:
-    """The keys of a search file beside those of a config; all but `seeds` are W&B's."""
+    """The keys of a search file beside those of a config; W&B knows some of them."""
 
     method: Literal["grid", "random", "bayes"]
     metric: dict
@@ -46,6 +47,10 @@ class Sweep:
     early_terminate: dict | None = None
     run_cap: int | None = None
     seeds: int = 1
+    epochs: int | None = None
+    minutes: float | None = None
+    workers: int | None = None
+    storage: str | None = None
     command: list[str] | None = None
     program: Any = None
     name: Any = None
@@ -78,7 +83,7 @@ class Parameter:
         self.log, self.is_range = "log" in kind, low is not None and high is not None
         values = [self.value] if self.values is None else self.values
         self.texts = [*map(str, values)]  # as W&B writes flags
-        if self.is_range == (kind in ("constant", "categorical")) and kind or not self.texts:
+        if (self.is_range == (kind in ("constant", "categorical")) and kind) or not self.texts:
             raise ValueError(" is not {value: ...}, {values: [...]} or {min: ..., max: ...}")
         if len({*self.texts}) < len(self.texts):
             raise ValueError(f" has a value twice: {shown(values)}")
@@ -125,6 +130,7 @@ class Space(Config):
         super().__init__()
         self.path = path
         self.add_file(path)
+        flags = [("run_cap" if name == "trials" else name, value) for name, value in flags]
         for name, value in flags:
             if name in options(Sweep):
                 self.add_flag(name, value)
@@ -144,9 +150,9 @@ class Space(Config):
         if not self.metric.startswith("val/"):
             what = f" is {self.metric}: trials are judged by validation rows, val/loss say"
             raise self._wrong(("metric", "name"), what)
-        for name in ("run_cap", "seeds"):
-            if (value := getattr(self.sweep, name)) is not None and value < 1:
-                raise self._wrong((name,), f" is {value}, not 1 or more")
+        for name, value in vars(self.sweep).items():
+            if isinstance(value, int | float) and value <= 0:
+                raise self._wrong((name,), f" is {value}, not a number above 0")
         self.parameters = {k: self._parameter(k, v) for k, v in self.sweep.parameters.items()}
         goal = "min" if self.minimizes else "max"
         judge = [("callbacks.checkpoint.monitor", self.metric), ("callbacks.checkpoint.mode", goal)]

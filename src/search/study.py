@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import optuna
@@ -39,26 +39,6 @@ HOST = socket.gethostname()
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-class ByPoint(optuna.samplers.BaseSampler):
-    """A sampler whose draws depend on the trial's point and those before, not on who asks."""
-
-    def __init__(self, make: Callable[[int], optuna.samplers.BaseSampler]) -> None:
-        self.make = make
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self.own = self.make(point(trial))
-        self.own.before_trial(study, trial)
-
-    def infer_relative_search_space(self, *args: Any) -> Any:
-        return self.own.infer_relative_search_space(*args)
-
-    def sample_relative(self, *args: Any) -> Any:
-        return self.own.sample_relative(*args)
-
-    def sample_independent(self, *args: Any) -> Any:
-        return self.own.sample_independent(*args)
-
-
 class Study:
     """A study of Optuna.
 
@@ -73,27 +53,22 @@ class Study:
 
     def __init__(self, space: Space, name: str, storage: str) -> None:
         self.space, self.seen = space, dict[int, tuple[Any, float]]()
-        self.storage: BaseStorage | str = storage
+        where: Any = storage
         if "://" not in storage:
             lock = JournalFileOpenLock(storage, grace_period=5)  # s; whoever holds it may be killed
-            self.storage = JournalStorage(JournalFileBackend(storage, lock))
-
-        def sampler(number: int) -> optuna.samplers.BaseSampler:
-            is_bayes = space.sweep.method == "bayes"
-            kind = optuna.samplers.TPESampler if is_bayes else optuna.samplers.RandomSampler
-            return kind(seed=(space.tree["seed_everything"] * 1_000_003 + number) % 2**32)
+            where = JournalStorage(JournalFileBackend(storage, lock))
 
         self.study = optuna.create_study(
-            storage=self.storage,
-            sampler=ByPoint(sampler),
+            storage=where,
+            sampler=optuna.samplers.RandomSampler(),
             study_name=name,
             direction="minimize" if space.minimizes else "maximize",
             load_if_exists=True,
         )
-        self.storage = self.study._storage
-        self.points = [*space.grid()] if space.sweep.method == "grid" else []
-        self.cap = space.sweep.run_cap or len(self.points) or None
+        self.storage: BaseStorage = self.study._storage
         sweep = space.sweep
+        self.points = [*space.grid()] if sweep.method == "grid" else []
+        self.cap = min(filter(None, (sweep.run_cap, len(self.points))), default=None)
         what = {
             "parameters": [sweep.method, sweep.metric, sweep.parameters, sweep.seeds],
             "base": space.tree,
@@ -146,21 +121,34 @@ class Study:
             trial = self.study.ask()
             trial.set_user_attr("owner", f"{HOST}:{os.getpid()}")
             if trial.number in [mine.number for mine in self.trials()]:
-                return trial
+                return self._drawn(trial)
             self.give_up(trial.number, "surplus")
+
+    def _drawn(self, trial: optuna.Trial) -> optuna.Trial:
+        """The same trial with draws that depend on its point and those before, not on who asks."""
+        is_bayes = self.space.sweep.method == "bayes"
+        kind: Any = optuna.samplers.TPESampler if is_bayes else optuna.samplers.RandomSampler
+        seed = self.space.tree["seed_everything"] * 1_000_003 + trial.user_attrs["point"]
+        study = optuna.load_study(
+            study_name=self.study.study_name, storage=self.storage, sampler=kind(seed=seed % 2**32)
+        )
+        return optuna.Trial(study, self._id(trial.number))
 
     def _waiting(self, number: int) -> FrozenTrial:
         """A trial of a point, to wait for a worker; goes on where a lost one was."""
         everyone = self.study.get_trials(deepcopy=False)
         lost = [t for t in everyone if point(t) == number and t.user_attrs.get("gone") == "lost"]
-        params = self.points[number] if self.points else {}
+        params: dict[str, Any] = self.points[number] if self.points else {}
         attrs, epochs = {"point": number}, {}
         if lost:
-            params, epochs, old = params or lost[-1].params, lost[-1].intermediate_values, lost[-1].user_attrs
-            kept = {k: old[k] for k in ("values", "seconds") if k in old}
-            same = len(epochs) == old.get("epochs_before", 0)
-            deaths = {"deaths": same * old.get("deaths", 0) + 1, "epochs_before": len(epochs)}
-            attrs |= kept | deaths
+            old, epochs, params = (
+                lost[-1].user_attrs,
+                lost[-1].intermediate_values,
+                params or lost[-1].params,
+            )
+            attrs |= {k: old[k] for k in ("values", "seconds") if k in old}
+            stuck = old.get("epochs_before", 0) == len(epochs)
+            attrs |= {"deaths": stuck * old.get("deaths", 0) + 1, "epochs_before": len(epochs)}
         return create_trial(
             state=TrialState.WAITING,
             system_attrs={"fixed_params": params},
@@ -176,18 +164,15 @@ class Study:
             last, since = self.seen.get(trial.number, (None, 0.0))
             if beat != last:
                 self.seen[trial.number] = beat, time.monotonic()
-            elif time.monotonic() - since > LEASE_S:
-                self.give_up(trial.number, "lost")
-            if host == HOST and not is_alive(int(pid)):
+            is_silent = beat == last and time.monotonic() - since > LEASE_S
+            if is_silent or (host == HOST and not is_alive(int(pid))):
                 self.give_up(trial.number, "lost")
 
     def give_up(self, number: int, how: str) -> None:
         """Marks a trial as `lost`, for another to go on with, or as `surplus`."""
-        try:
+        with suppress(RuntimeError, ValueError):  # another did so, or it has just finished
             self.set(number, "gone", how)
             self.study.tell(number, state=TrialState.FAIL)
-        except (RuntimeError, ValueError):  # another did so, or it has just finished
-            pass
 
     def set(self, number: int, name: str, value: Any) -> None:
         """Notes something about a trial that runs."""
@@ -226,10 +211,11 @@ class Study:
         return value > worst if self.space.minimizes else value < worst
 
     def best_value(self, trial: FrozenTrial) -> float | None:
-        """The mean over the seeds, or the best epoch's of a trial that was not trained to its end."""
+        """The mean over the seeds; of a trial that did not get so far, its best epoch."""
         if trial.state == TrialState.COMPLETE:
             return trial.value
-        return (min if self.space.minimizes else max)(trial.intermediate_values.values(), default=None)
+        best = min if self.space.minimizes else max
+        return best(trial.intermediate_values.values(), default=None)
 
     def order(self, trial: FrozenTrial) -> tuple[int, float]:
         """To sort trials by, the best first."""
@@ -266,9 +252,10 @@ def ended(trial: FrozenTrial) -> float:
 def is_alive(pid: int) -> bool:
     """Whether there is a process of this number on this machine."""
     try:
-        os.kill(pid, 0)
+        if os.name == "posix":
+            os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # somebody else's
+        pass
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import shutil
 import subprocess
@@ -12,59 +13,29 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from subprocess import PIPE, STDOUT
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 from optuna import Trial, TrialPruned
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from src import run_folder
 from src.callbacks import Report
-from src.cli import CLI, quiet
-from src.config import hint
-from src.errors import explain
+from src.cli import CLI, pairs, quiet
+from src.errors import explain, hint
+from src.search.compare import fingerprint
 from src.search.results import save
 from src.search.space import Space
-from src.search.study import LEASE_S, MOST_DEATHS, Study, ended, name_of
+from src.search.study import HOST, LEASE_S, MOST_DEATHS, Study, ended, name_of
 
 MOST_FAILED = 3  # trials, if they outnumber the others; then the search stops
 DATA = ("rows", "x", "y", "names", "split", "signature", "statistics")
 BATCHING = ("batch_size", "eval_batch_size", "device", "predict_path")  # leaves the rows alone
-
-
-@dataclass
-class Plan:
-    """What every worker of a search is told.
-
-    Args:
-        path: The search file.
-        flags: Options over all files.
-        folder: The search's folder.
-        storage: Where the study is: a file, or the URL of a database.
-        epochs: Epochs of all trials together after which none is begun; 0 for no such bound.
-        deadline: Time (`time.time`) at which trials stop.
-        started: Time at which the command began.
-        argv: The command's words, for a trial in processes of its own.
-        threads: CPU threads of a process.
-        devices: Devices of a worker.
-    """
-
-    path: Path
-    flags: list[tuple[str, str]]
-    folder: Path
-    storage: str
-    epochs: int
-    deadline: float
-    started: float
-    argv: list[str]
-    threads: int = 1
-    devices: int = 1
 
 
 class Stopped(Exception):
@@ -88,7 +59,7 @@ class Watch(L.Callback):
             listed = hint(self.metric, [name for name in found if name.startswith("val/")])
             raise ValueError(f"`metric.name`: no {self.metric} is logged{listed}")
         value, answer = found[self.metric].item(), ""
-        if not isfinite(value):
+        if not math.isfinite(value):
             raise FloatingPointError(f"{self.metric} is {value} after epoch {epoch}")
         if trainer.is_global_zero:
             answer = self.report(epoch, value, epoch == trainer.max_epochs)
@@ -124,26 +95,53 @@ class Worker:
     """Takes trials until there are none.
 
     Args:
-        plan: What it is told.
-        is_child: Whether it ends with the process that started it.
+        argv: The words of the command.
+        started: Time (`time.time`) at which it began.
+        is_child: Whether to end with the process that started this one.
+
+    Raises:
+        ValueError: The search file or a flag is wrong.
+        FileNotFoundError: A file isn't there.
     """
 
-    def __init__(self, plan: Plan, is_child: bool) -> None:
-        self.plan, self.space = plan, Space(plan.path, plan.flags)
-        plan.folder.mkdir(parents=True, exist_ok=True)
-        self.study = Study(self.space, plan.folder.name, plan.storage)
+    def __init__(self, argv: list[str], started: float, is_child: bool) -> None:
+        flags = [*pairs(argv)]
+        own = {name: value for name, value in flags if name in ("config", "run", "one")}
+        if "config" not in own:
+            raise ValueError(
+                "search needs a file: give --config configs/search/digits_mlp.yaml, say"
+            )
+        self.space = Space(Path(own["config"]), [flag for flag in flags if flag[0] not in own])
+        sweep, trainer = self.space.sweep, self.space.tree["trainer"]
+        name, root = (
+            own.get("run", self.space.path.stem),
+            Path(trainer["default_root_dir"], "search"),
+        )
+        if Path(name).name != name:
+            raise ValueError(f"--run {name!r} is not the name of a folder below {root}/")
+        self.argv, self.started, self.one = argv, started, own.get("one")
+        self.deadline = started + 60 * (sweep.minutes or math.inf)
+        devices, gpus = trainer.get("devices"), torch.cuda.device_count()
+        self.devices = devices if isinstance(devices, int) else 1
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        self.num_workers = sweep.workers or max((gpus or cores) // self.devices, 1)
+        self.threads = max(cores // (self.num_workers * self.devices), 1)
+        self.folder = root / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.study = Study(self.space, name, sweep.storage or str(self.folder / "study.journal"))
         self.parent = os.getppid() if is_child else 0
-        os.environ.setdefault("WANDB_RUN_GROUP", plan.folder.name)
+        os.environ.setdefault("WANDB_RUN_GROUP", name)
 
     def stop(self, trials: list[FrozenTrial]) -> str:
         """Why no other trial is begun; empty if one is."""
         if self.parent and os.getppid() != self.parent:
             return "the command has ended"
-        if time.time() > self.plan.deadline:
+        if time.time() > self.deadline:
             return "the time is over"
-        if self.plan.epochs and sum(len(t.intermediate_values) for t in trials) >= self.plan.epochs:
+        num_epochs = sum(len(trial.intermediate_values) for trial in trials)
+        if num_epochs >= (self.space.sweep.epochs or math.inf):
             return "the epochs are spent"
-        recent = [t for t in trials if ended(t) >= self.plan.started]
+        recent = [t for t in trials if ended(t) >= self.started]
         notes = [t.user_attrs["note"] for t in recent if t.state == TrialState.FAIL]
         if len(notes) >= MOST_FAILED and 2 * len(notes) > len(recent):
             return f"{len(notes)} trials failed, {len(recent) - len(notes)} did not: {notes[-1]}"
@@ -192,24 +190,24 @@ class Worker:
             raise
         except Exception as error:
             state, note = TrialState.FAIL, explain(error)[0]
-            folder = self.folder(trial.number, 0)
+            folder = self.trial_folder(trial.number, 0)
             folder.mkdir(parents=True, exist_ok=True)
             text = said.getvalue() + traceback.format_exc()
             (folder / "error.txt").write_text(text, encoding="utf-8")
         for seed in range(self.space.sweep.seeds):
-            for old in self.folder(trial.number, seed).glob("checkpoints/last*"):
+            for old in self.trial_folder(trial.number, seed).glob("checkpoints/last*"):
                 old.unlink()
         trial.set_user_attr("note", note)
         trial.set_user_attr("seconds", attrs.get("seconds", 0) + time.time() - start)
         value = fmean(values) if state == TrialState.COMPLETE else None
         self.study.study.tell(trial, value, state)
         print(self.study.line(trial.number), flush=True)
-        save(self.study, self.plan.folder)
+        save(self.study, self.folder)
 
-    def folder(self, number: int, seed: int) -> Path:
+    def trial_folder(self, number: int, seed: int) -> Path:
         """The run folder of a trial with one of its seeds."""
         name = name_of(self.study.get(number))
-        return self.plan.folder / "trials" / (f"{name}-seed{seed}" if seed else name)
+        return self.folder / "trials" / (f"{name}-seed{seed}" if seed else name)
 
     def _train(self, number: int, seed: int) -> float:
         """One run of a trial; in processes of its own if it takes several devices.
@@ -222,7 +220,7 @@ class Worker:
         if self.space.config(chosen).checked()["trainer"].get("devices") in (None, 1, "1", "auto"):
             self.fit(number, seed)
         else:
-            words = [sys.executable, "-m", "src", "search", *self.plan.argv, "--one"]
+            words = [sys.executable, "-m", "src", "search", *self.argv, "--one"]
             words.append(f"{number}.{seed}")
             own = subprocess.Popen(words, stdout=PIPE, stderr=STDOUT, text=True)
             try:
@@ -242,29 +240,31 @@ class Worker:
         """Trains in this process; notes the best value, and why it stopped early, if it did."""
         tree = self.space.config(self.study.get(number).user_attrs["chosen"]).checked()
         tree["seed_everything"] += seed
-        threads = {"class_path": "src.callbacks.Threads", "init_args": {"num": self.plan.threads}}
+        threads = {"class_path": "src.callbacks.Threads", "init_args": {"num": self.threads}}
         tree["callbacks"].setdefault("threads", threads)
 
         def report(epoch: int, value: float, is_last: bool) -> str:
             if seed == 0 and self.study.is_pruned(number, epoch, value) and not is_last:
                 return "pruned"
             is_alone = self.parent and os.getppid() != self.parent
-            return "stopped" if is_alone or time.time() > self.plan.deadline else ""
+            return "stopped" if is_alone or time.time() > self.deadline else ""
 
-        folder = self.folder(number, seed)
-        path: Path | None = folder / "checkpoints" / "last.ckpt"
+        folder = self.trial_folder(number, seed)
+        last, checkpoint = folder / "checkpoints" / "last.ckpt", {}
         try:
-            checkpoint = run_folder.read_checkpoint(path)
+            checkpoint = run_folder.read_checkpoint(last)
         except (ValueError, FileNotFoundError):
-            checkpoint, path = {}, None
             if run_folder.RUN_DIR not in os.environ:  # not another rank's
                 shutil.rmtree(folder, ignore_errors=True)
+        path = last if checkpoint else None
         TrialCLI.watch = Watch(self.space.metric, report)
         with run_folder.opened(folder.parent, folder.name, "", path), quiet():
             cli = TrialCLI("fit", tree, folder, checkpoint)
             cli.execute(path)
         if cli.trainer.is_global_zero:
-            best = cli.trainer.checkpoint_callback.best_model_score
-            self.study.set(number, "outcome", [best.item(), cli.watch.answer])
-            size = sum(p.numel() for p in cli.model.parameters())
-            self.study.set(number, "num_weights", size)
+            score = vars(cli.trainer.checkpoint_callback)["best_model_score"]
+            best = None if score is None else score.item()  # pruned before it was saved
+            self.study.set(number, "outcome", [best, cli.watch.answer])
+            about = {"data": fingerprint(folder), "host": HOST}
+            about["num_weights"] = sum(p.numel() for p in cli.model.parameters())
+            self.study.set(number, "about", about)
