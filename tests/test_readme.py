@@ -34,7 +34,9 @@ def test_a_command_runs(command, folder, monkeypatch, capfd):
         pytest.skip("test_distributed runs it in processes of its own")
     monkeypatch.chdir(folder)
     words = shlex.split(command)
-    if words[0] == "fit" and "--trainer.max_epochs" not in words:
+    if words[0] in ("search", "compare") or "/search/" in command:
+        pytest.importorskip("src.search")
+    if words[0] in ("fit", "search") and "--trainer.max_epochs" not in words:
         words += ["--trainer.max_epochs", "2"]
     assert main(words) == 0, capfd.readouterr().err
 

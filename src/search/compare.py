@@ -189,7 +189,7 @@ def table(rows: list[Row], num: int) -> str:
     lines = zip(
         *([c.ljust(w) for c in col] for col, w in zip(columns, wide, strict=True)), strict=True
     )
-    rest = [f"and {len(rows) - num} more: --top {len(rows)}"] if len(rows) > num else []
+    rest = [f"and {len(rows) - num} more"] if len(rows) > num else []
     return "\n".join(["  ".join(line).rstrip() for line in lines] + rest)
 
 

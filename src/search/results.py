@@ -10,10 +10,11 @@ import shutil
 import warnings
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
+from typing import Any
 
 import optuna
 from matplotlib import pyplot as plt
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from src.cli import run
 from src.search.compare import COLUMNS, read_search
@@ -52,7 +53,7 @@ def save(study: Study, folder: Path) -> None:
     if config.is_file():  # trained on this machine
         lines = (
             f"# python -m src fit --config {folder / 'best.yaml'}",
-            f"# trial {name_of(trials[0])}: {study.space.metric} {trials[0].user_attrs['values'][0]!r}",
+            f"# {study.space.metric} {trials[0].user_attrs['values'][0]!r} as {config.parent}",
             config.read_text("utf-8"),
         )
         replace(folder / "best.yaml", "\n".join(lines))
@@ -89,10 +90,14 @@ def test_best(study: Study, folder: Path) -> None:
 
 
 def draw(study: Study, folder: Path) -> None:
-    """Draws the search; what needs more trials than there are is left out."""
+    """Draws the search, pruned trials with their best value; leaves out what needs more trials."""
     folder.mkdir(exist_ok=True)
     shown = optuna.create_study(direction=study.study.direction)
-    shown.add_trials([t for t in study.trials() if t.state.is_finished()])
+    for trial in study.trials():
+        if (value := study.best_value(trial)) is not None:
+            names = ("params", "distributions", "intermediate_values")
+            what: dict[str, Any] = {name: getattr(trial, name) for name in names}
+            shown.add_trial(create_trial(value=value, **what))
     for name, function in PICTURES.items():
         with suppress(ValueError, RuntimeError), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of functions that may change some day
