@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from src.search import command
 from src.search import study as studies
 from src.search.space import Parameter, Space
-from src.search.study import Study, point
+from src.search.study import Study
 from src.search.worker import Worker
 from tests.conftest import ROOT
 
@@ -47,6 +47,7 @@ parameters:
 BOTH = f"""{DIGITS}
 method: bayes
 run_cap: 8
+early_terminate: {type: hyperband, min_iter: 1}
 parameters:
   model.net: {{values: [MLP, ConvNet]}}
   model.net.hidden_dims: {{values: [[8], [16]]}}
@@ -104,19 +105,19 @@ S = "{tmp}/s.yaml"
     ("minimize", "min"): S + ':5: `metric.goal` is "min", not one of minimize, maximize',
     ("hidden_dims:", "hiden_dims:"): S + ":9: `model.net.hiden_dims`: MLP has no such option; did you mean hidden_dims? there are: hidden_dims, activation, dropout, norm, categorical",
     ("[[8], [16]]", "[[8], 16]"): S + ":9: `model.net.hidden_dims` is 16, not a list (an integer, ...)",
-    ("[[8], [16]]", "[[8], [8]]"): S + ":9: `parameters.model.net.hidden_dims` has a value twice: [[8], [8]]",
+    ("[[8], [16]]", "[[8], [8]]"): S + ":9: `parameters.model.net.hidden_dims` has no `value`, no different `values`, and no `min` and `max`",
     ("[0.01, 0.03]", "[0.01, fast]"): S + ':10: `model.optimizer.lr` is "fast", not a number',
     ("{values: [0.01, 0.03]}", "0.01"): S + ":10: `parameters.model.optimizer.lr` is 0.01, not `key: value` pairs",
     ("{values: [0.01, 0.03]}", "{min: 0.01, max: 0.03}"): S + ":10: `parameters.model.optimizer.lr` is a range of numbers: a grid wants values: [...]",
     ("{values: [0.01, 0.03]}", "{minimum: 0.01, max: 0.03}"): S + ":10: `parameters.model.optimizer.lr.minimum`: Parameter has no such option; ...",
-    ("{values: [0.01, 0.03]}", "{min: 0.1, max: 0.03}"): S + ":10: `parameters.model.optimizer.lr`: no range goes from 0.1 to 0.03",
-    ("{values: [0.01, 0.03]}", "{min: 1, max: 3.5}"): S + ":10: `parameters.model.optimizer.lr` goes from 1 to 3.5: write both as integers, or both as not",
-    ("{values: [0.01, 0.03]}", "{distribution: log_uniform_values, min: 0.0, max: 3.5}"): S + ":10: `parameters.model.optimizer.lr`: no range log_uniform_values goes from 0.0 to 3.5",
+    ("{values: [0.01, 0.03]}", "{min: 0.1, max: 0.03}"): S + ":10: `parameters.model.optimizer.lr`: no uniform range goes from 0.1 to 0.03",
+    ("{values: [0.01, 0.03]}", "{min: 1, max: 3.5}"): S + ":10: `parameters.model.optimizer.lr`: no uniform range goes from 1 to 3.5",
+    ("{values: [0.01, 0.03]}", "{distribution: log_uniform_values, min: 0.0, max: 3.5}"): S + ":10: `parameters.model.optimizer.lr`: no log_uniform_values range goes from 0.0 to 3.5",
     ("{values: [0.01, 0.03]}", "{distribution: normal, min: 0.0, max: 3.5}"): S + ':10: `parameters.model.optimizer.lr.distribution` is "normal", not one of constant, ...',
-    ("model.optimizer.lr: {values: [0.01, 0.03]}", "data.batch_size: {distribution: int_uniform, min: 1.5, max: 8}"): S + ":10: `parameters.data.batch_size` goes from 1.5 to 8 by 1: not integers",
+    ("model.optimizer.lr: {values: [0.01, 0.03]}", "data.batch_size: {distribution: int_uniform, min: 1.5, max: 8}"): S + ":10: `parameters.data.batch_size`: no int_uniform range goes from 1.5 to 8",
     ("model.optimizer.lr: {values: [0.01, 0.03]}", "model.net: {values: [MPL]}"): S + ':10: `model.net`: "MPL" is no Net; did you mean MLP? there are: MLP, ConvNet',
     ("digits_mlp.yaml", "digit_mlp.yaml"): "no config " + str(ROOT) + "/configs/digit_mlp.yaml (`base` of {tmp}/s.yaml); ...",
-    ("method: grid", "method: grid\nearly_terminate: {type: hyperband}"): S + ":8: `early_terminate` needs min_iter, or max_iter and s, each 1 or more, and an eta of 2 or more",
+    ("method: grid", "method: grid\nearly_terminate: {type: hyperband, eta: 1}"): S + ":8: `early_terminate` needs a min_iter of 1 or more and an eta of 2 or more",
     ("method: grid", "method: grid\nrun_cap: 0"): S + ":8: `run_cap` is 0, not a number above 0",
     ("method: grid", "method: random"): "{tmp}/s.yaml has no end: give --trials, --epochs or --minutes",
 }.items(), ids=map(str, range(22)))  # fmt: skip
@@ -160,7 +161,7 @@ def test_what_a_class_does_not_take_it_is_not_given(space):
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"model.net.width`: ConvNet has no such option"):
         space(BOTH.replace("model.net.widths", "model.net.width"))
-    with pytest.raises(ValueError, match=r"s.yaml:12: `model.net.widths` is .x., not a list"):
+    with pytest.raises(ValueError, match=r"s.yaml:13: `model.net.widths` is .x., not a list"):
         space(BOTH.replace("[[8], [4, 4]]", "[[8], x]"))
 
 
@@ -267,6 +268,10 @@ def study(space, tmp_path):
         return Study(space(text), "s", where)
 
     return made
+
+
+def point(trial):
+    return trial.user_attrs["point"]
 
 
 def never(trials):
@@ -400,9 +405,9 @@ def test_halving_is_that_of_optuna(study, goal, sign):
 def test_another_search_of_that_name_is_refused(study):
     study(RANDOM)
     study(RANDOM.replace("run_cap: 6", "run_cap: 9"))  # only longer
-    with pytest.raises(ValueError, match=r"begun with another parameters section: .* --run NAME"):
+    with pytest.raises(ValueError, match=r"begun with other parameters: .* --run NAME"):
         study(RANDOM.replace("max: 0.5", "max: 0.6"))
-    with pytest.raises(ValueError, match="begun with another base section"):
+    with pytest.raises(ValueError, match="begun with other options"):
         study(RANDOM.replace("max_epochs: 2", "max_epochs: 3"))
 
 

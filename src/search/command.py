@@ -19,7 +19,6 @@ from src.search.results import draw, save, test_best
 from src.search.worker import Worker
 
 RANKS = ("SLURM_", "TORCHELASTIC_", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE")
-MOST_DEAD = 50  # workers in a row, without a trial done
 SHOWN = 20  # trials in the table
 
 
@@ -88,7 +87,7 @@ def begin(worker: Worker) -> None:
         process.start()
         return process
 
-    running, dead = {i: start(i) for i in range(num)}, 0
+    running = {i: start(i) for i in range(num)}
     try:
         while running:
             wait([process.sentinel for process in running.values()])
@@ -98,10 +97,7 @@ def begin(worker: Worker) -> None:
                 del running[i]
                 if process.exitcode > 0:
                     sys.exit(process.exitcode)
-                elif process.exitcode < 0:
-                    dead, done = 0 if study.num_done() > done else dead + 1, study.num_done()
-                    if dead > MOST_DEAD:
-                        raise MemoryError(f"{dead} workers in a row were killed")
+                if process.exitcode < 0:
                     running[i] = start(i)
     finally:
         for process in running.values():

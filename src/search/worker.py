@@ -31,8 +31,9 @@ from src.errors import explain, hint
 from src.search.compare import fingerprint
 from src.search.results import save
 from src.search.space import Space
-from src.search.study import HOST, LEASE_S, MOST_DEATHS, Study, ended, name_of
+from src.search.study import HOST, LEASE_S, Study, name_of
 
+MOST_DEATHS = 20  # of workers with one trial; then it has failed
 MOST_FAILED = 3  # trials, if they outnumber the others; then the search stops
 DATA = ("rows", "x", "y", "names", "split", "signature", "statistics")
 BATCHING = ("batch_size", "eval_batch_size", "device", "predict_path")  # leaves the rows alone
@@ -108,44 +109,46 @@ class Worker:
         flags = [*pairs(argv)]
         own = {name: value for name, value in flags if name in ("config", "run", "one")}
         if "config" not in own:
-            raise ValueError(
-                "search needs a file: give --config configs/search/digits_mlp.yaml, say"
-            )
+            raise ValueError("search needs a file: give --config configs/search/NAME.yaml")
         self.space = Space(Path(own["config"]), [flag for flag in flags if flag[0] not in own])
         sweep, trainer = self.space.sweep, self.space.tree["trainer"]
-        name, root = (
-            own.get("run", self.space.path.stem),
+        root, name = (
             Path(trainer["default_root_dir"], "search"),
+            own.get("run", self.space.path.stem),
         )
         if Path(name).name != name:
             raise ValueError(f"--run {name!r} is not the name of a folder below {root}/")
         self.argv, self.started, self.one = argv, started, own.get("one")
+        self.parent = os.getppid() if is_child else 0
         self.deadline = started + 60 * (sweep.minutes or math.inf)
-        devices, gpus = trainer.get("devices"), torch.cuda.device_count()
-        self.devices = devices if isinstance(devices, int) else 1
+        self.devices = trainer.get("devices") if isinstance(trainer.get("devices"), int) else 1
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        self.num_workers = sweep.workers or max((gpus or cores) // self.devices, 1)
+        most = (torch.cuda.device_count() or cores) // self.devices
+        self.num_workers = sweep.workers or max(most, 1)
         self.threads = max(cores // (self.num_workers * self.devices), 1)
         self.folder = root / name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.study = Study(self.space, name, sweep.storage or str(self.folder / "study.journal"))
-        self.parent = os.getppid() if is_child else 0
         os.environ.setdefault("WANDB_RUN_GROUP", name)
 
     def stop(self, trials: list[FrozenTrial]) -> str:
         """Why no other trial is begun; empty if one is."""
-        if self.parent and os.getppid() != self.parent:
-            return "the command has ended"
-        if time.time() > self.deadline:
+        if self.is_over():
             return "the time is over"
         num_epochs = sum(len(trial.intermediate_values) for trial in trials)
         if num_epochs >= (self.space.sweep.epochs or math.inf):
             return "the epochs are spent"
-        recent = [t for t in trials if ended(t) >= self.started]
+        ended = [trial for trial in trials if trial.datetime_complete]
+        recent = [t for t in ended if t.datetime_complete.timestamp() >= self.started]  # type: ignore[union-attr]
         notes = [t.user_attrs["note"] for t in recent if t.state == TrialState.FAIL]
         if len(notes) >= MOST_FAILED and 2 * len(notes) > len(recent):
             return f"{len(notes)} trials failed, {len(recent) - len(notes)} did not: {notes[-1]}"
         return ""
+
+    def is_over(self) -> bool:
+        """Whether the time is, or the command that started this process."""
+        is_alone = self.parent and os.getppid() != self.parent
+        return bool(is_alone) or time.time() > self.deadline
 
     def work(self) -> None:
         """Trains trials, and prints a line for each."""
@@ -171,16 +174,16 @@ class Worker:
 
     def _try(self, trial: Trial) -> None:
         """Trains one trial, with each seed, and tells what came of it."""
-        chosen, start = self.space.suggest(trial), time.time()
-        trial.set_user_attr("chosen", chosen)
-        attrs, said = trial.user_attrs, io.StringIO()
-        values, state, note = [*attrs.get("values", [])], TrialState.COMPLETE, ""
+        start, said, number = time.time(), io.StringIO(), trial.number
+        trial.set_user_attr("chosen", self.space.suggest(trial))
+        attrs, state, note = trial.user_attrs, TrialState.COMPLETE, ""
+        values = [*attrs.get("values", [])]
         try:
-            if attrs.get("deaths", 0) >= MOST_DEATHS:
+            if attrs["deaths"] >= MOST_DEATHS:
                 raise MemoryError(f"its worker was killed {MOST_DEATHS} times")
             for seed in range(len(values), self.space.sweep.seeds):
                 with redirect_stdout(said), redirect_stderr(said):
-                    values.append(self._train(trial.number, seed))
+                    values.append(self._train(number, seed))
                 trial.set_user_attr("values", values)
         except TrialPruned:
             state = TrialState.PRUNED
@@ -190,27 +193,24 @@ class Worker:
             raise
         except Exception as error:
             state, note = TrialState.FAIL, explain(error)[0]
-            folder = self.trial_folder(trial.number, 0)
-            folder.mkdir(parents=True, exist_ok=True)
-            text = said.getvalue() + traceback.format_exc()
-            (folder / "error.txt").write_text(text, encoding="utf-8")
+            path = self.trial_folder(number, 0) / "error.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(said.getvalue() + traceback.format_exc(), encoding="utf-8")
         for seed in range(self.space.sweep.seeds):
-            for old in self.trial_folder(trial.number, seed).glob("checkpoints/last*"):
+            for old in self.trial_folder(number, seed).glob("checkpoints/last*"):
                 old.unlink()
         trial.set_user_attr("note", note)
         trial.set_user_attr("seconds", attrs.get("seconds", 0) + time.time() - start)
-        value = fmean(values) if state == TrialState.COMPLETE else None
-        self.study.study.tell(trial, value, state)
-        print(self.study.line(trial.number), flush=True)
+        self.study.study.tell(trial, fmean(values) if state == TrialState.COMPLETE else None, state)
+        print(self.study.line(number), flush=True)
         save(self.study, self.folder)
 
     def trial_folder(self, number: int, seed: int) -> Path:
-        """The run folder of a trial with one of its seeds."""
         name = name_of(self.study.get(number))
         return self.folder / "trials" / (f"{name}-seed{seed}" if seed else name)
 
     def _train(self, number: int, seed: int) -> float:
-        """One run of a trial; in processes of its own if it takes several devices.
+        """One run of a trial, in processes of its own if it takes several devices; its best value.
 
         Raises:
             TrialPruned: It was not good enough to go on.
@@ -220,20 +220,17 @@ class Worker:
         if self.space.config(chosen).checked()["trainer"].get("devices") in (None, 1, "1", "auto"):
             self.fit(number, seed)
         else:
-            words = [sys.executable, "-m", "src", "search", *self.argv, "--one"]
-            words.append(f"{number}.{seed}")
+            words = [sys.executable, "-m", "src", "search", *self.argv, "--one", f"{number}.{seed}"]
             own = subprocess.Popen(words, stdout=PIPE, stderr=STDOUT, text=True)
             try:
                 said, _ = own.communicate()
-                if own.returncode:
-                    raise RuntimeError(said.rstrip().rpartition("\n")[2].removeprefix("error: "))
             finally:
                 own.terminate()
+            if own.returncode:
+                raise RuntimeError(said.rstrip().rpartition("\n")[2].removeprefix("error: "))
         value, answer = self.study.get(number).user_attrs["outcome"]
-        if answer == "pruned":
-            raise TrialPruned
         if answer:
-            raise Stopped
+            raise {"pruned": TrialPruned, "stopped": Stopped}[answer]
         return float(value)
 
     def fit(self, number: int, seed: int) -> None:
@@ -246,8 +243,7 @@ class Worker:
         def report(epoch: int, value: float, is_last: bool) -> str:
             if seed == 0 and self.study.is_pruned(number, epoch, value) and not is_last:
                 return "pruned"
-            is_alone = self.parent and os.getppid() != self.parent
-            return "stopped" if is_alone or time.time() > self.deadline else ""
+            return "stopped" if self.is_over() else ""
 
         folder = self.trial_folder(number, seed)
         last, checkpoint = folder / "checkpoints" / "last.ckpt", {}
@@ -265,6 +261,6 @@ class Worker:
             score = vars(cli.trainer.checkpoint_callback)["best_model_score"]
             best = None if score is None else score.item()  # pruned before it was saved
             self.study.set(number, "outcome", [best, cli.watch.answer])
-            about = {"data": fingerprint(folder), "host": HOST}
-            about["num_weights"] = sum(p.numel() for p in cli.model.parameters())
+            size = sum(p.numel() for p in cli.model.parameters())
+            about = {"data": fingerprint(folder), "host": HOST, "num_weights": size}
             self.study.set(number, "about", about)
