@@ -47,7 +47,7 @@ parameters:
 BOTH = f"""{DIGITS}
 method: bayes
 run_cap: 8
-early_terminate: {type: hyperband, min_iter: 1}
+early_terminate: {{type: hyperband, min_iter: 1}}
 parameters:
   model.net: {{values: [MLP, ConvNet]}}
   model.net.hidden_dims: {{values: [[8], [16]]}}
