@@ -131,14 +131,11 @@ class CLI(LightningCLI):
             last = self.folder / "checkpoints" / "last.ckpt"
             how = [f"python -m src fit --ckpt_path {last}"] if last.is_file() else []
             raise KeyboardInterrupt(*how) from None
-        self._test_best(what)
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", None)
+        self.trainer.test(**what, ckpt_path=best or None, verbose=False)
         for logger in self.trainer.loggers:
             if isinstance(logger, Wandb):
                 logger.finish()
-
-    def _test_best(self, what: dict[str, Any]) -> None:
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", None)
-        self.trainer.test(**what, ckpt_path=best or None, verbose=False)
 
 
 def run(command: str, argv: list[str]) -> dict[str, float]:

@@ -546,7 +546,7 @@ def test_failed_trials_are_shown_and_end_a_search_that_only_fails(search):
     assert said.code == 0, said.err
     rows = table(search.folder.with_name("wide") / "leaderboard.csv")
     assert [r["state"] for r in rows] == ["done", "pruned", "failed", "failed"]
-    assert "is nan after epoch 0" in rows[1]["note"]
+    assert "lower `model.optimizer.lr`" in rows[1]["note"]
     assert "must be a positive number" in rows[2]["note"]
     assert "must be a positive number" in said.out
 

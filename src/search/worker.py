@@ -32,6 +32,7 @@ from src.search.compare import fingerprint
 from src.search.results import save
 from src.search.space import Space
 from src.search.study import HOST, LEASE_S, Study, name_of
+from src.tracking import Wandb
 
 MOST_DEATHS = 20  # of workers with one trial; then it has failed
 MOST_FAILED = 3  # trials, if they outnumber the others; then the search stops
@@ -88,8 +89,11 @@ class TrialCLI(CLI):
         callbacks[:] = [self.watch, *(c for c in callbacks if not isinstance(c, Report))]
         return trainer
 
-    def _test_best(self, what: dict[str, Any]) -> None:
-        """Nothing: no trial sees the test rows."""
+    def _fit(self, what: dict[str, Any], ckpt_path: Path | None) -> None:
+        self.trainer.fit(**what, ckpt_path=ckpt_path)
+        for logger in self.trainer.loggers:
+            if isinstance(logger, Wandb):
+                logger.finish()
 
 
 class Worker:
