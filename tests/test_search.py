@@ -562,6 +562,27 @@ def test_budgets(search, monkeypatch):
     assert "no trial was trained to its end" in said.out
 
 
+def test_two_folders_share_one_study(search, tmp_path):
+    shared = "--storage", tmp_path / "shared.journal"
+    roots = [("--trainer.default_root_dir", tmp_path / name) for name in "ab"]
+    first = search(GRID, *shared, *roots[0], "--trials", 2)
+    assert first.code == 0, first.err
+    second = search(GRID, *shared, *roots[1])
+    assert second.code == 0, second.err
+    assert "2 of 4 trials done" in second.out
+    rows = table(tmp_path / "b" / "search" / "s" / "leaderboard.csv")
+    assert [r["state"] for r in rows] == ["done"] * 4
+    assert len({r["data"] for r in rows}) == 1
+    there = [
+        sorted(p.name for p in (tmp_path / n / "search" / "s" / "trials").iterdir()) for n in "ab"
+    ]
+    assert there == [["0000", "0001"], ["0002", "0003"]]
+    third = search(GRID, *shared, *roots[0])
+    assert "all 4 trials are done" in third.out
+    trained_elsewhere = {rows[0]["trial"] in there[1]: third, rows[0]["trial"] in there[0]: second}
+    assert f"its checkpoint is on {studies.HOST}" in trained_elsewhere[True].out
+
+
 SLOW = GRID.replace("limit_train_batches: 4", "limit_train_batches: null").replace(
     "max_epochs: 2", "max_epochs: 6"
 )
@@ -598,3 +619,94 @@ def test_killed_workers_and_a_killed_search_lose_nothing(search, tmp_path):
     assert [r["trial"] for r in ours] == [r["trial"] for r in theirs]
     assert [r["values"] for r in ours] == [r["values"] for r in theirs]
     assert [r["epochs"] for r in ours] == ["6"] * 4
+
+
+# --- compare
+
+
+def tables(out):
+    """The rows of each table, as lists of cells."""
+    return [
+        [re.split(r"  +", line) for line in part.splitlines()[1:]] for part in out.split("\n\n")
+    ]
+
+
+def test_runs_are_compared_where_they_can_be(go, search, tmp_path):
+    fit = f"fit --config {ROOT}/configs/digits_mlp.yaml --trainer.max_epochs 1"
+    for name, words in {
+        "a": "",
+        "a1": "--seed_everything 1",
+        "a2": "--seed_everything 2",
+        "b": "--model.net.hidden_dims [8]",
+        "c": "--model.net ConvNet",
+        "d": "--data.partition.seed 1",
+        "e": "--callbacks.checkpoint.monitor val/acc --callbacks.checkpoint.mode max",
+    }.items():
+        said = go(f"{fit} --run {name} {words}")
+        assert said.code == 0, said.err
+    runs = tmp_path / "runs"
+    value = {
+        name: min(float(r["val/loss"]) for r in table(runs / name / "metrics.csv") if r["val/loss"])
+        for name in ("a", "a1", "a2", "b", "c", "d", "e")
+    }
+    out = tmp_path / "t.csv"
+    said = go("compare", runs, "--csv", out)
+    assert said.code == 0, said.err
+    by_acc, by_loss, other = sorted(
+        tables(said.out), key=lambda t: ("val/acc" not in t[0], -len(t))
+    )
+    assert said.out.count("val/loss, data 20ad00ba, ") == 2
+    assert [len(t) for t in (by_acc, by_loss, other)] == [2, 4, 2]
+    assert by_acc[1][1] == "e"
+    assert other[1][1] == "d"
+    head, *rows = by_loss
+    assert head[-1] == "net"
+    assert "hidden_dims" in head
+    assert "batch_size" not in head
+    cells = {row[1]: dict(zip(head[1:], row[1:], strict=False)) for row in rows}
+    assert {*cells} == {"a", "b", "c"}
+    values = [value[name] for name in ("a", "a1", "a2")]
+    mean = sum(values) / 3
+    spread = math.sqrt(sum((v - mean) ** 2 for v in values) / 2)
+    assert cells["a"]["val/loss"] == f"{mean:.6g} ± {spread:.2g}"
+    assert cells["b"]["val/loss"] == f"{value['b']:.6g}"
+    order = sorted({"a": mean, "b": value["b"], "c": value["c"]}.items(), key=lambda item: item[1])
+    assert [row[1] for row in rows] == [name for name, _ in order]
+    assert {r["run"] for r in table(out)} == {str(runs / n) for n in "abcde"}
+    alone = go("compare", runs / "a", runs / "a1", "--metric", "val/acc")
+    [[_, row]] = tables(alone.out)
+    assert row[3].startswith("0.")
+
+    assert search(GRID).code == 0
+    both = tables(go("compare", search.folder, runs / "a").out)
+    assert sum(len(t) - 1 for t in both) == 5
+
+
+@pytest.mark.parametrize(("words", "line"), [
+    ("", "compare takes RUN ... [--metric NAME] [--csv FILE]; RUN is runs/NAME, say"),
+    ("{tmp} --sort x", "compare takes RUN ... [--metric NAME] [--csv FILE]; RUN is runs/NAME, say"),
+    ("{tmp}", "{tmp} holds no runs: give run folders, or what `search` left in runs/"),
+    ("{tmp}/none", "{tmp}/none holds no runs: give run folders, or what `search` left in runs/"),
+])  # fmt: skip
+def test_what_is_not_compared(go, tmp_path, words, line):
+    said = go("compare", *words.replace("{tmp}", str(tmp_path)).split())
+    assert (said.code, said.err) == (2, f"error: {line}\n".replace("{tmp}", str(tmp_path)))
+
+
+def test_compare_and_help_import_nothing_heavy(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.yaml").write_text("trainer: {max_epochs: 3}\n")
+    for words in (["compare", str(tmp_path)], ["search", "--help"], ["compare", "--help"]):
+        command = [sys.executable, "-X", "importtime", "-m", "src", *words]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        imported = {line.split("|")[-1].strip() for line in run.stderr.splitlines()}
+        assert "src.search" in imported
+        assert not imported & {
+            "torch",
+            "lightning",
+            "numpy",
+            "optuna",
+            "jsonargparse",
+            "matplotlib",
+        }
+        assert run.stdout

@@ -12,8 +12,7 @@ python -m src search --config configs/search/FILE.yaml [--KEY VALUE ...]
   --workers N      processes, each training one trial at a time
   --storage URL    a database of Optuna or a file, for workers on several machines
 
-python -m src compare RUN ... [--metric NAME] [--sort KEY] [--where KEY=VALUE] [--top N]
-                              [--csv FILE] [--plot FILE.png]
+python -m src compare RUN ... [--metric NAME] [--csv FILE]
   RUN is a run folder, the folder of a search, or a folder of such. Runs on other rows, of another
   partition or judged by another metric are in tables of their own; runs that differ in the seed
   alone are one line.

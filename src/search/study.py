@@ -69,7 +69,8 @@ class Study:
         self.points = [*space.grid()] if sweep.method == "grid" else []
         self.cap = min(filter(None, (sweep.run_cap, len(self.points))), default=None)
         same = sweep.method, sweep.metric, sweep.parameters, sweep.seeds
-        what = {"parameters": repr(same), "options": repr(space.tree)}
+        trainer = space.tree["trainer"] | {"default_root_dir": ""}  # each machine may have its own
+        what = {"parameters": repr(same), "options": repr(space.tree | {"trainer": trainer})}
         own = {k: hashlib.sha256(v.encode()).hexdigest() for k, v in what.items()}
         known = self.study.user_attrs.get("what", own)
         if differs := [k for k in own if own[k] != known[k]]:
