@@ -82,7 +82,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         FileNotFoundError: It isn't there.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {path} does not exist")
+        inside = ", ".join(map(str, sorted([*path.glob("*.ckpt"), *path.glob("*/*.ckpt")])))
+        what = f"is a folder: give {inside or 'a file'}" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"checkpoint {path} {what}")
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # each kind of damage raises another one
