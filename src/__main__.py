@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.util import find_spec
 
 SUBCOMMANDS = {
     "fit": "train, then test the best checkpoint",
@@ -56,6 +57,8 @@ def main(argv: list[str]) -> int:
 
             import_lightning()
             if command == "search":
+                if not find_spec("optuna"):
+                    raise ValueError("search needs optuna: pip install optuna (the extra `search`)")
                 from src.search.command import search
 
                 search(rest)

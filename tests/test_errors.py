@@ -332,7 +332,9 @@ def test_no_config(refused, tmp_path):
         tmp_path / "c.yaml",
     )
     refused("'foo' is no flag: options are --KEY VALUE, files --config FILE", "list foo")
-    refused("no subcommand 'fti'; there are: fit, validate, test, predict, list", "fti")
+    refused(
+        "no subcommand 'fti'; there are: fit, validate, test, predict, search, compare, list", "fti"
+    )
 
 
 def test_alias_bomb(refused, tmp_path):

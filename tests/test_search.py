@@ -146,6 +146,13 @@ def test_a_wrong_flag(search, words, line, tmp_path):
     assert said.err.startswith("error: " + line.removesuffix("...").replace("{tmp}", str(tmp_path)))
 
 
+def test_optuna_is_needed(go, monkeypatch):
+    monkeypatch.setattr("src.__main__.find_spec", lambda name: None)
+    said = go("search --config configs/search/digits_mlp.yaml")
+    line = "error: search needs optuna: pip install optuna (the extra `search`)\n"
+    assert (said.code, said.err) == (2, line)
+
+
 def test_a_file_is_needed(go):
     assert "give --config" in go("search").err
     assert "no config nothing.yaml" in go("search --config nothing.yaml").err

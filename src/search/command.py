@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shlex
 import signal
 import sys
 import time
@@ -30,9 +31,9 @@ def search(argv: list[str]) -> None:
         KeyboardInterrupt: It can be gone on with.
     """
     is_rank = "LOCAL_RANK" in os.environ and "--one" in argv
-    for name in [] if is_rank else [name for name in os.environ if name.startswith(RANKS)]:
-        del os.environ[name]  # each node searches by itself
-    if not is_rank:
+    if not is_rank:  # each node searches by itself
+        for name in [name for name in os.environ if name.startswith(RANKS)]:
+            del os.environ[name]
         vars(rank_zero_only)["rank"] = 0
     worker = Worker(argv, time.time(), is_child="--one" in argv and not is_rank)
     if worker.one:  # a trial in processes of its own
@@ -41,11 +42,11 @@ def search(argv: list[str]) -> None:
     study, sweep, folder = worker.study, worker.space.sweep, worker.folder
     if not (study.cap or sweep.epochs or sweep.minutes):
         raise ValueError(f"{worker.space.path} has no end: give --trials, --epochs or --minutes")
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         begin(worker)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"python -m src search {' '.join(argv)}") from None
+        raise KeyboardInterrupt(f"python -m src search {shlex.join(argv)}") from None
     finally:
         signal.signal(signal.SIGTERM, before)
         save(study, folder)
@@ -57,11 +58,6 @@ def search(argv: list[str]) -> None:
     test_best(study, folder)
     draw(study, folder / "plots")
     print(f"search folder: {folder}{f' ({why})' * bool(why)}")
-
-
-def interrupt(*_: Any) -> None:
-    """What SIGTERM does."""
-    raise KeyboardInterrupt
 
 
 def begin(worker: Worker) -> None:
@@ -109,7 +105,7 @@ def begin(worker: Worker) -> None:
 def child(argv: list[str], started: float, index: int) -> None:
     """One worker, in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command tells it to end
-    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         worker = Worker(argv, started, is_child=True)
         if num := torch.cuda.device_count():

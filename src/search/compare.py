@@ -23,25 +23,15 @@ Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass
 class Row:
-    """A run, or several that differ in their seed alone.
+    """A run, or several that differ in their seed alone."""
 
-    Args:
-        name: Its folder.
-        state: One of `STATES`.
-        metric: What it is judged by.
-        values: Of each seed, at the best epoch.
-        config: Options by their whole key.
-        data: Which rows, and how they were split.
-        more: Other columns.
-    """
-
-    name: str
+    name: str  # its folder
     state: str
-    metric: str
-    values: list[float]
-    config: dict[str, str]
-    data: str
-    more: dict[str, str]
+    metric: str  # what it is judged by
+    values: list[float]  # of each seed, at the best epoch
+    config: dict[str, str]  # options by their whole key
+    data: str  # which rows, and how they were split
+    more: dict[str, str]  # other columns
 
     @property
     def is_less(self) -> bool:

@@ -14,6 +14,7 @@ from src.cli import pairs
 from src.config import Choice, Config, Experiment, options, room_of
 from src.errors import hint
 
+ELSEWHERE = ("program", "name", "description", "project", "entity")  # W&B's alone
 MOST_CHOICES = 64  # combinations of classes: each is tried
 
 
@@ -49,11 +50,6 @@ class Sweep:
     workers: int | None = None
     storage: str | None = None
     command: list[str] | None = None
-    program: Any = None
-    name: Any = None
-    description: Any = None
-    project: Any = None
-    entity: Any = None
 
 
 @dataclass
@@ -123,6 +119,7 @@ class Space(Config):
         for name, value in flags:
             if name in options(Sweep):
                 self.add_flag(name, value)
+        self.tree = {k: v for k, v in self.tree.items() if k not in ELSEWHERE}
         there = options(Sweep) | options(Experiment)
         for name in self.tree:
             if name not in there:

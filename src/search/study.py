@@ -29,13 +29,9 @@ from src.search.space import Space
 LEASE_S = 60.0  # after so long without a sign of life a worker on another machine counts as dead
 POLL_S = 0.5
 HOST = socket.gethostname()
-LABELS = {
-    TrialState.COMPLETE: "done",
-    TrialState.PRUNED: "pruned",
-    TrialState.RUNNING: "unfinished",
-    TrialState.WAITING: "unfinished",
-    TrialState.FAIL: "failed",
-}
+LABELS = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned"}  # in this order
+LABELS |= dict.fromkeys((TrialState.RUNNING, TrialState.WAITING), "unfinished")
+LABELS |= {TrialState.FAIL: "failed"}
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
@@ -226,10 +222,7 @@ def name_of(trial: FrozenTrial) -> str:
 def is_alive(pid: int) -> bool:
     """Whether there is a process of this number on this machine."""
     try:
-        if os.name == "posix":
-            os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        pass
+        os.kill(pid, 0) if os.name == "posix" else None
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # but somebody else's
     return True

@@ -103,10 +103,6 @@ class Worker:
         argv: The words of the command.
         started: Time (`time.time`) at which it began.
         is_child: Whether to end with the process that started this one.
-
-    Raises:
-        ValueError: The search file or a flag is wrong.
-        FileNotFoundError: A file isn't there.
     """
 
     def __init__(self, argv: list[str], started: float, is_child: bool) -> None:
@@ -151,8 +147,7 @@ class Worker:
 
     def is_over(self) -> bool:
         """Whether the time is, or the command that started this process."""
-        is_alone = self.parent and os.getppid() != self.parent
-        return bool(is_alone) or time.time() > self.deadline
+        return self.parent not in (0, os.getppid()) or time.time() > self.deadline
 
     def work(self) -> None:
         """Trains trials, and prints a line for each."""
@@ -161,13 +156,12 @@ class Worker:
             threading.Thread(target=self._beat, args=(trial, done), daemon=True).start()
             try:
                 self._try(trial)
-            except Stopped:
-                self.study.give_up(trial.number, "lost")
-            except (KeyboardInterrupt, SystemExit):
-                self.study.give_up(trial.number, "lost")
-                raise KeyboardInterrupt from None
             except UpdateFinishedTrialError:
                 pass  # this process was away for so long that another has taken it over
+            except (Stopped, KeyboardInterrupt, SystemExit) as error:
+                self.study.give_up(trial.number, "lost")
+                if not isinstance(error, Stopped):
+                    raise KeyboardInterrupt from None
             finally:
                 done.set()
 
