@@ -13,6 +13,7 @@ from src.data.partition import Stratified
 from src.data.rows import Rows, Signature, Source
 from src.models import Classifier, Regressor
 from src.models.augment import Mixup, augment
+from src.models.classifier import auroc
 from src.models.schedules import WarmupCosine
 from src.nets import MLP
 
@@ -64,10 +65,20 @@ def test_metrics_are_those_of_scikit_learn():
     assert torch.equal(row, row.sort().values)
     assert got["val/acc"].item() == pytest.approx((preds == y).float().mean().item(), abs=1e-7)
     assert got["val/f1"].item() == pytest.approx(f1_score(y, preds, average="macro"), abs=1e-6)
-    auroc = roc_auc_score(y, scores, multi_class="ovr", average="macro")
-    assert got["val/auroc"].item() == pytest.approx(auroc, abs=1e-6)
+    expected = roc_auc_score(y, scores, multi_class="ovr", average="macro")
+    assert got["val/auroc"].item() == pytest.approx(expected, abs=1e-6)
     loss = nn.functional.nll_loss(scores.log(), y)
     assert got["val/loss"].item() == pytest.approx(loss.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("digits", [1, 2, 9])  # with few digits, most scores are tied
+def test_auroc_is_exact(digits):
+    rng = np.random.default_rng(digits)
+    for num_rows, share in ((2, 0.5), (50, 0.1), (30_000, 0.3)):
+        scores = rng.random(num_rows).astype(np.float32).round(digits)
+        is_positive = np.arange(num_rows) < max(1, share * num_rows)
+        expected = roc_auc_score(is_positive, scores)
+        assert auroc(scores, is_positive) == pytest.approx(expected, abs=1e-14)
 
 
 def test_regressor_scales_its_target_and_reports_in_original_units():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.data.content import fingerprint, hash_names, hash_rows, mix
+from src.data.content import fingerprint, hash_names, hash_rows, mix, uniform
 from src.data.partition import KFold, Partition, Split, Stratified, load_kept, save_kept
 from src.data.rows import FREE, SPLITS, Rows, Signature, Source
 
@@ -144,6 +144,23 @@ def test_the_fingerprint_is_of_the_set_of_rows() -> None:
     assert len({mark, *others}) == 6
 
 
+@pytest.mark.parametrize("n", [0, 1, 100, 40_000])
+def test_blocks_and_tables_change_no_hash(n: int) -> None:
+    rng = np.random.default_rng(n)
+    ids = rng.integers(0, 2**64, n, dtype=np.uint64)
+    for y in (
+        rng.integers(0, 10, n),
+        rng.integers(0, 10, n).astype(np.int32),
+        rng.integers(-3, 3, n),
+        rng.integers(0, 2**60, n),
+        rng.standard_normal((n, 2)).astype(np.float32),
+    ):
+        total = int(mix(ids + mix(hash_rows(y))).sum(dtype=np.uint64))
+        assert fingerprint(ids, y) == f"{total:016x}"
+    key = np.uint64(splitmix(8))
+    assert np.array_equal(uniform(ids, 7), (mix(ids + key) >> np.uint64(11)) * 2.0**-53)
+
+
 # shares
 
 
@@ -254,6 +271,38 @@ def test_seeds_divide_in_another_way() -> None:
     tests = [set(Stratified(seed=seed).split(rows).test.tolist()) for seed in (-1, 0, 1, 2**64 - 2)]
     for a, b in pairwise(tests):
         assert 0 < len(a & b) < 30  # 75 rows of 500, so 11 by chance
+
+
+@pytest.mark.parametrize("num_classes", [1, 7, 2047, 2048, 2060])
+@pytest.mark.parametrize("kind", ["random", "counted", "often equal"])
+def test_each_class_is_cut_between_its_own_sorted_hashes(num_classes: int, kind: str) -> None:
+    """One sort of all classes at once gives what a sort of each does."""
+    rng = np.random.default_rng(num_classes)
+    n = 40_000
+    ids = {
+        "random": rng.integers(0, 2**64, n, dtype=np.uint64),
+        "counted": np.arange(n, dtype=np.uint64),
+        "often equal": rng.integers(0, n // 2, n).astype(np.uint64),
+    }[kind]
+    y = np.sort(rng.integers(0, num_classes, n) ** 2 // num_classes)  # some have many rows, some 0
+    y[y == num_classes // 2] = 0
+    y = np.where(np.bincount(y)[y] < 9, 0, y)  # each that is there has enough
+    signature = Signature((1,), "float32", tuple(map(str, range(num_classes))))
+    split = Stratified(duplicates="allow").split(
+        Rows(np.zeros((n, 1), np.float32), y, signature, ids=ids)
+    )
+    hashes, found = uniform(ids, 0), where(split, n)
+    there = np.unique(y)
+    assert list(split.report["boundaries"]) == [f"class '{code}'" for code in there]
+    for code, bounds in zip(there, split.report["boundaries"].values(), strict=True):
+        own = np.sort(hashes[y == code])
+        below = [own[own < bound] for bound in bounds]
+        for num, bound, share in zip(map(len, below), bounds, (0.7, 0.85), strict=True):
+            assert own[num - 1] < bound <= own[num]
+            runs = np.flatnonzero(own[1:] != own[:-1]) + 1
+            assert abs(num - share * len(own)) == abs(runs - share * len(own)).min()
+        parts = np.searchsorted(bounds, hashes[y == code], side="right")
+        assert np.array_equal(found[y == code], parts)
 
 
 def test_no_global_state_matters() -> None:

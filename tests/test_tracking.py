@@ -336,6 +336,16 @@ def use(logger):
     logger.finish()
 
 
+def test_a_start_does_not_import_the_launcher_of_wandb(clean, logger):
+    asked = []
+    clean.setattr(wandb.Run, "_detect_and_apply_job_inputs", lambda run: asked.append(run))
+    assert logger.experiment.id
+    assert not asked
+    logger.experiment._detect_and_apply_job_inputs()  # it is back
+    assert len(asked) == 1
+    logger.finish()
+
+
 def test_a_wandb_that_breaks_costs_one_line(clean, logger, capsys):
     def broken(**kwargs):
         raise RuntimeError("no\nspace left")

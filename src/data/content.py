@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-_BLOCK = 1 << 15  # words hashed at once: 256 KiB, so that the passes of `mix` stay in the cache
+_BLOCK = 1 << 14  # words hashed at once: the passes of `mix` stay in the cache, and malloc's heap
 
 
 def mix(words: np.ndarray) -> np.ndarray:
@@ -25,7 +25,11 @@ def mix(words: np.ndarray) -> np.ndarray:
 def uniform(hashes: np.ndarray, seed: int) -> np.ndarray:
     """Makes `(N,)` float64 in [0, 1) of the hashes: other ones for each seed."""
     key = mix(np.array([(seed + 1) % 2**64], np.uint64))
-    return (mix(hashes + key) >> np.uint64(11)) * 2.0**-53
+    values = np.empty(len(hashes))
+    for start in range(0, len(hashes), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        values[block] = (mix(hashes[block] + key) >> np.uint64(11)) * 2.0**-53
+    return values
 
 
 def hash_rows(x: np.ndarray) -> np.ndarray:
@@ -63,5 +67,11 @@ def fingerprint(ids: np.ndarray, y: np.ndarray) -> str:
         ids: `(N,)` uint64 hash of each row's content.
         y: `(N, ...)` label of each row.
     """
-    labelled = mix(ids + mix(hash_rows(y)))
-    return f"{int(labelled.sum(dtype=np.uint64)):016x}"
+    table, total = None, 0
+    if y.ndim == 1 and y.dtype.kind == "i" and y.min(initial=0) >= 0 and y.max(initial=0) < len(y):
+        table = mix(hash_rows(np.arange(y.max() + 1, dtype=y.dtype)))  # of codes, hashed once each
+    for start in range(0, len(ids), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        labels = mix(hash_rows(y[block])) if table is None else table[y[block]]
+        total += int(mix(ids[block] + labels).sum(dtype=np.uint64))
+    return f"{total % 2**64:016x}"

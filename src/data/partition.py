@@ -67,13 +67,18 @@ class Partition:
         unit, values = self._units(rows, ids)
         of = self.group_by or self.time_by or rows.x.shape[1:]
         key = f"{unit}s of {of}, shares {shares}, seed {self.seed}, {rows.signature.target_names}"
+        free = slice(None) if rows.published is None else np.flatnonzero(where == FREE)
+        owners, codes = _strata(rows, unit, free)
+        divided, part = values[free], np.full(len(codes), splits[0], np.int8)
         boundaries = dict(kept.get(key, {}))
-        for owner, members in _strata(rows, unit, np.flatnonzero(where == FREE)).items():
-            if owner not in boundaries:
-                boundaries[owner] = _draw(np.sort(values[members]), shares, unit, owner)
-            bounds = np.array(boundaries[owner], values.dtype.type)
-            part = np.searchsorted(bounds, values[members], side="right")
-            where[members] = np.array(splits, np.int8)[part]
+        if new := [i for i in np.flatnonzero(np.bincount(codes)) if owners[i] not in boundaries]:
+            ordered = _ordered(divided, codes)
+            boundaries |= {owners[i]: _draw(ordered[i], shares, unit, owners[i]) for i in new}
+        lines = [boundaries.get(owner, shares[1:]) for owner in owners]  # or any, without rows
+        bounds = np.array(lines, values.dtype.type)
+        for bound, change in zip(bounds.T, np.diff(np.array(splits, np.int8)), strict=True):
+            part += (divided >= bound[codes]) * change
+        where[free] = part
         if unit == "group" and published and len(torn := _behind(values, where)):
             raise ValueError(f"the group of row {rows.names[torn[0]]} is in a published split too")
         if self.duplicates != "allow" and len(behind := _behind(ids, where)):
@@ -185,15 +190,27 @@ def save_kept(path: Path, kept: Kept) -> None:
         warnings.warn(f"{what}: rows may move when the data grows", stacklevel=2)
 
 
-def _strata(rows: Rows, unit: str, free: np.ndarray) -> dict[str, np.ndarray]:
-    """The free rows: those of each class, or all where classes don't matter."""
+def _strata(rows: Rows, unit: str, free: Any) -> tuple[list[str], np.ndarray]:
+    """The classes, or all rows where they don't matter; and of which of these each free row is."""
     classes = rows.signature.class_names
     if unit != "row" or not classes:
-        return {"the data": free} if len(free) else {}
-    codes = rows.y[free].astype(np.min_scalar_type(len(classes)))  # small ones sort fast, by radix
-    ends = np.bincount(codes, minlength=len(classes)).cumsum()[:-1]
-    parts = np.split(free[np.argsort(codes, kind="stable")], ends)
-    return {f"class {name!r}": p for name, p in zip(classes, parts, strict=True) if len(p)}
+        return ["the data"], np.zeros(len(rows), np.int64)[free]
+    return [f"class {name!r}" for name in classes], rows.y[free]
+
+
+def _ordered(values: np.ndarray, codes: np.ndarray) -> list[np.ndarray]:
+    """The values that have each code, ascending: hashes from `uniform`, if there are more codes."""
+    ends = np.bincount(codes).cumsum()[:-1]
+    if not len(ends):
+        return [np.sort(values)]
+    if len(ends) < 2048:  # hashes have 53 bits: with the code in the others, one quick sort is all
+        keys = (values * 2.0**53).astype(np.uint64)
+        keys |= codes.astype(np.uint64) << np.uint64(53)
+        keys.sort()
+        keys &= np.uint64(2**53 - 1)
+        return np.split(keys * 2.0**-53, ends)
+    order = np.argsort(codes.astype(np.min_scalar_type(len(ends))), kind="stable")
+    return [np.sort(part) for part in np.split(values[order], ends)]
 
 
 def _draw(values: np.ndarray, shares: tuple[float, ...], unit: str, owner: str) -> list[Any]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import numpy as np
 
-NUM_THREADS = 4  # each holds a chunk: 32 MB or less, and its deviations
+NUM_THREADS = min(4, os.cpu_count() or 1)  # each holds a chunk: 32 MB or less
 Moments = tuple[np.ndarray, np.ndarray, np.ndarray]  # count, mean, summed squared deviations
 
 
@@ -48,9 +50,18 @@ def fit(
     Raises:
         ValueError: A feature has no value, or a value or its square is infinite.
     """
+    todo = chunks(x, index)
+    done: list[Any] = [None] * len(todo)
+
+    def measure(first: int) -> None:
+        for i in range(first, len(todo), NUM_THREADS):
+            rows = todo[i]
+            is_run = (np.diff(rows) == 1).all()  # a slice of x is no copy
+            done[i] = moments(x[rows[0] : rows[-1] + 1] if is_run else x[rows])
+
     with np.errstate(over="ignore", invalid="ignore"), ThreadPoolExecutor(NUM_THREADS) as pool:
-        parts = pool.map(lambda rows: moments(x[rows]), chunks(x, index))
-        count, mean, squares = merge(parts)
+        list(pool.map(measure, range(NUM_THREADS)))  # raises what a thread did
+        count, mean, squares = merge(done)
     if (bad := (count == 0) | ~np.isfinite(squares)).any():
         name = repr(names[bad.argmax()]) if names else bad.argmax()
         what = "infinite or huge values" if count[bad.argmax()] else "no value"
@@ -65,32 +76,39 @@ def fit(
 def chunks(x: np.ndarray, index: np.ndarray) -> list[np.ndarray]:
     """Sorts `index` and cuts it every 4,096 rows, or sooner where they pass 4M values."""
     step = max(1, min(4096, 2**22 // math.prod(x.shape[1:])))
-    return np.split(np.sort(index), range(step, len(index), step))
+    ordered = index if (index[1:] >= index[:-1]).all() else np.sort(index)
+    return [ordered[i : i + step] for i in range(0, len(ordered), step)]
 
 
 @np.errstate(over="ignore", invalid="ignore")
 def moments(rows: np.ndarray) -> Moments:
     """Measures one chunk: `(D,)` each, or `(C,)`."""
-    values = rows.reshape(*rows.shape[:2], -1)
-    if values.dtype == np.uint8:  # exact: 4,096 squares of bytes fit into uint32
-        count = np.full(values.shape[1], len(values) * values.shape[2])
-        parts = (v.sum(0, dtype=np.uint32) for v in (values, np.square(values, dtype=np.uint16)))
-        total, squares = (part.sum(1, dtype=np.int64) for part in parts)
+    fold = math.gcd(len(rows), 32)  # rows side by side: numpy adds up long ones fastest
+    values = rows.reshape(-1, fold, rows.shape[1], math.prod(rows.shape[2:]))
+    count = np.full(rows.shape[1], len(rows) * values.shape[3])
+    if rows.dtype == np.uint8:
+        total = squares = np.zeros(rows.shape[1], np.int64)
+        for i in range(0, len(values), 256):  # whose sums fit into uint16, so that all is exact
+            some = values[i : i + 256].astype(np.uint16)
+            total = total + some.sum(0, dtype=np.uint16).sum((0, 2), dtype=np.int64)
+            some *= some
+            squares = squares + some.sum(0, dtype=np.uint32).sum((0, 2), dtype=np.int64)
         near = np.round(total / count).astype(np.int64)
         rest = total - near * count
         return count, total / count, squares - near * (total + rest) - rest**2 / count
-    values = np.ascontiguousarray(values, np.float64)
-    count, missing = np.full(values.shape[1], len(values) * values.shape[2]), np.isnan(values)
-    is_whole = not missing.any()
-    if not is_whole:
-        count, values = count - missing.sum(0).sum(1), np.where(missing, 0, values)
-    some = np.maximum(count, 1)
-    mean = values.sum(0).sum(1) / some
-    off = values - mean[:, None]
-    if not is_whole:
-        off[missing] = 0
-    bias = off.sum(0).sum(1) / some  # what rounding left in the mean
-    squares = np.square(off, out=off).sum(0).sum(1)
+    values = np.array(values, np.float64, order="C")
+    total, missing = values.sum(0).sum((0, 2)), slice(0)  # none, as nearly always
+    if np.isnan(total).any():
+        missing = np.isnan(values)
+        count = count - missing.sum(0).sum((0, 2))
+        values[missing] = 0
+        total = values.sum(0).sum((0, 2))
+    num = np.maximum(count, 1)
+    mean = total / num
+    values -= np.broadcast_to(mean[:, None], values.shape[1:]).copy()
+    values[missing] = 0
+    bias = values.sum(0).sum((0, 2)) / num  # what rounding left in the mean
+    squares = np.square(values, out=values).sum(0).sum((0, 2))
     return count, mean + bias, np.maximum(squares - count * bias**2, 0)
 
 

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
@@ -81,18 +82,22 @@ class Wandb(WandbLogger):
         self._wandb_init |= {**folders, "id": id_path.read_text(), "mode": mode}
         self._wandb_init.pop("anonymous", None)  # W&B warns of it
         why = f"WANDB_MODE={mode}" if mode in ("offline", "dryrun") else ""
-        try:
-            if not (why or wandb.login(prompt=False, verify=False)):
-                why = "no key"
-            where = why or super().experiment.url
-        except wandb.Error as error:
-            why = str(error).partition("\n")[0]
-            wandb.teardown()  # its service holds the id of the run that didn't start
-        if why:
-            self._wandb_init["mode"] = "offline"
-            _ = super().experiment
-            folder = self.run_dir.parent / "wandb"
-            where = f"offline ({why}); `wandb leet` shows, `wandb sync` uploads what is in {folder}"
+        # W&B would import its whole launcher, 0.2 s, for inputs of a job, which there are none of
+        with patch.object(wandb.Run, "_detect_and_apply_job_inputs", create=True):
+            try:
+                if not (why or wandb.login(prompt=False, verify=False)):
+                    why = "no key"
+                where = why or super().experiment.url
+            except wandb.Error as error:
+                why = str(error).partition("\n")[0]
+                wandb.teardown()  # its service holds the id of the run that didn't start
+            if why:
+                self._wandb_init["mode"] = "offline"
+                _ = super().experiment
+                folder = self.run_dir.parent / "wandb"
+                where = (
+                    f"offline ({why}); `wandb leet` shows, `wandb sync` uploads what is in {folder}"
+                )
         print(f"W&B: {where}", file=sys.stderr)
 
     log_metrics = harmless(WandbLogger.log_metrics)
