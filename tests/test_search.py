@@ -442,7 +442,7 @@ def test_a_grid_from_end_to_end(search, go):
         assert not (folder / "plots").exists() or row is rows[0]
         assert not (folder / "checkpoints" / "last.ckpt").exists()
     assert {p.stem for p in (search.folder / "plots").glob("*.png")} == {
-        "history", "parallel_coordinates", "importance", "learning_curves",
+        "optimization_history", "parallel_coordinate", "param_importances", "intermediate_values",
     }  # fmt: skip
 
     again = go("fit --config", search.folder / "best.yaml", "--run", "again")
@@ -699,8 +699,8 @@ def test_runs_are_compared_where_they_can_be(go, search, tmp_path):
 
 
 @pytest.mark.parametrize(("words", "line"), [
-    ("", "compare takes RUN ... [--metric NAME] [--csv FILE]; RUN is runs/NAME, say"),
-    ("{tmp} --sort x", "compare takes RUN ... [--metric NAME] [--csv FILE]; RUN is runs/NAME, say"),
+    ("", "compare takes runs/NAME ... [--metric NAME] [--csv FILE]"),
+    ("{tmp} --sort x", "compare takes runs/NAME ... [--metric NAME] [--csv FILE]"),
     ("{tmp}", "{tmp} holds no runs: give run folders, or what `search` left in runs/"),
     ("{tmp}/none", "{tmp}/none holds no runs: give run folders, or what `search` left in runs/"),
 ])  # fmt: skip

@@ -68,10 +68,8 @@ def begin(worker: Worker) -> None:
         print(f"all {done} trials are done")
         return
     num = min(num, study.cap - done) if study.cap else num
-    workers = (
-        f"{num} worker{'s' * (num > 1)} with {worker.threads} thread{'s' * (worker.threads > 1)}"
-    )
-    print(f"{worker.folder}: {done}{of} trials done; {workers}", flush=True)
+    how = f"workers: {num}, threads of each: {worker.threads}"
+    print(f"{worker.folder}: {done}{of} trials done; {how}", flush=True)
     if num == 1:
         worker.work()
         return

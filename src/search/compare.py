@@ -102,9 +102,7 @@ def read_search(folder: Path) -> list[Row]:
     base, rows = read_config(folder / "best.yaml"), []
     for line in read_table(folder / "leaderboard.csv"):
         chosen = {k: v for k, v in line.items() if k not in COLUMNS and v}
-        others = tuple(
-            f"{k}." for k, v in chosen.items() if base.get(k, v) != v
-        )  # of other classes
+        others = tuple(f"{k}." for k, v in chosen.items() if base.get(k, v) != v)  # options below
         config = {k: v for k, v in base.items() if not k.startswith(others)} | chosen
         more = {k: line[k] for k in ("epochs", "seconds", "num_weights", "note")}
         what = line["state"], line["metric"], json.loads(line["values"]), config, line["data"]
@@ -154,9 +152,8 @@ def table(rows: list[Row], num: int) -> str:
     cells = [row.cells() for row in rows]
     keys = dict.fromkeys(k for row in rows for k in row.config)
     alike = {k for k in keys if len({c[k] for c in cells if k in c}) == 1 or k.startswith(SAME)}
-    names = [
-        k for k in dict.fromkeys(k for c in cells for k in c) if k not in {*alike, "data", "note"}
-    ]
+    alike |= {"data", "note"}
+    names = [k for k in dict.fromkeys(k for c in cells for k in c) if k not in alike]
     shorts = [k.rpartition(".")[2] for k in names]
     head = [s if shorts.count(s) == 1 else k for s, k in zip(shorts, names, strict=True)]
     above = os.path.commonpath([Path(row.name).parent for row in rows])
@@ -189,9 +186,7 @@ def compare(argv: list[str]) -> None:
     num = next((i for i, word in enumerate(argv) if word.startswith("--")), len(argv))
     flags = dict(zip(argv[num::2], argv[num + 1 :: 2], strict=False))
     if not num or {*argv[num::2]} - {"--metric", "--csv"} or len(argv[num:]) % 2:
-        raise ValueError(
-            "compare takes RUN ... [--metric NAME] [--csv FILE]; RUN is runs/NAME, say"
-        )
+        raise ValueError("compare takes runs/NAME ... [--metric NAME] [--csv FILE]")
     found = [row for word in argv[:num] for row in read(Path(word), flags.get("--metric", ""))]
     rows = sorted(over_seeds(found), key=lambda row: row.order)
     for i, ((data, metric), group) in enumerate(groupby(rows, lambda row: row.order[:2])):

@@ -21,12 +21,7 @@ from src.search.compare import COLUMNS, read_search
 from src.search.study import LABELS, Study, name_of
 
 ALONE = ("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto")
-PICTURES = {
-    "history": "plot_optimization_history",
-    "parallel_coordinates": "plot_parallel_coordinate",
-    "importance": "plot_param_importances",
-    "learning_curves": "plot_intermediate_values",
-}
+PICTURES = "optimization_history parallel_coordinate param_importances intermediate_values"
 
 
 def save(study: Study, folder: Path) -> None:
@@ -51,12 +46,9 @@ def save(study: Study, folder: Path) -> None:
         return
     config = folder / "trials" / name_of(trials[0]) / "config.yaml"
     if config.is_file():  # trained on this machine
-        lines = (
-            f"# python -m src fit --config {folder / 'best.yaml'}",
-            f"# {study.space.metric} {trials[0].user_attrs['values'][0]!r} as {config.parent}",
-            config.read_text("utf-8"),
-        )
-        replace(folder / "best.yaml", "\n".join(lines))
+        command = f"# python -m src fit --config {folder / 'best.yaml'}\n"
+        about = f"# {study.space.metric} {trials[0].user_attrs['values'][0]!r} as {config.parent}\n"
+        replace(folder / "best.yaml", command + about + config.read_text("utf-8"))
 
 
 def replace(path: Path, text: str) -> None:
@@ -98,9 +90,9 @@ def draw(study: Study, folder: Path) -> None:
             names = ("params", "distributions", "intermediate_values")
             what: dict[str, Any] = {name: getattr(trial, name) for name in names}
             shown.add_trial(create_trial(value=value, **what))
-    for name, function in PICTURES.items():
+    for name in PICTURES.split():
         with suppress(ValueError, RuntimeError), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of functions that may change some day
-            axes = getattr(optuna.visualization.matplotlib, function)(shown)
+            axes = getattr(optuna.visualization.matplotlib, f"plot_{name}")(shown)
             axes.figure.savefig(folder / f"{name}.png", bbox_inches="tight")
             plt.close(axes.figure)
