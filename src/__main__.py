@@ -9,11 +9,16 @@ SUBCOMMANDS = {
     "validate": "measure a checkpoint on the validation rows",
     "test": "measure a checkpoint on the test rows",
     "predict": "write a CSV of predictions for new rows",
+    "search": "find the best of given hyperparameters",
+    "compare": "a leaderboard of runs and searches",
     "export": "write the model as one ONNX file that takes raw rows, proven equal",
     "serve": "answer HTTP requests with an exported model, without torch",
     "list": "show the sources, nets, models, callbacks and configs that there are",
 }
-DEPLOY = {"export": "src.deploy.export", "serve": "src.deploy.server"}
+# Subcommands that are a room's own; it takes their words.
+OWN = {
+    "search": "src.search", "compare": "src.search", "export": "src.deploy", "serve": "src.deploy"
+}  # fmt: skip
 USAGE = """usage: python -m src SUBCOMMAND [--config FILE ...] [--KEY VALUE ...]
 
 {}
@@ -38,8 +43,8 @@ def main(argv: list[str]) -> int:
             from src.help import show
 
             show()
-        elif command in DEPLOY:
-            import_module(DEPLOY[command]).main(rest)
+        elif command in OWN:
+            import_module(OWN[command]).main(command, rest)
         elif command in SUBCOMMANDS and {"-h", "--help"} & {*rest}:
             from src.startup import import_lightning
 

@@ -71,7 +71,7 @@ class Loader(yaml.SafeLoader):
 
 Loader.yaml_implicit_resolvers = {}
 for tag, rule in {
-    "null": "(~|null|)$",
+    "null": "(~|null|(?-i:None)|)$",  # W&B's agent writes Python's
     "bool": "(true|false)$",
     "int": r"[-+]?(0|[1-9]\d{0,17})$",
     "float": r"[-+]?((\d+\.\d*|\.\d+)(e[-+]?\d+)?|\d+e[-+]?\d+|[1-9]\d{18,}|\.inf)$|\.nan$",

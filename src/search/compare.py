@@ -1,0 +1,198 @@
+"""`compare`: runs and searches in one table, read from their folders, without torch."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from dataclasses import dataclass
+from itertools import groupby
+from math import inf
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import yaml
+
+SAME = ("seed_everything", "trainer.default_root_dir", "callbacks.threads")  # say nothing of a run
+COLUMNS = ("trial", "state", "metric", "values", "epochs", "seconds", "num_weights", "data", "note")
+STATES = ("done", "pruned", "unfinished", "failed")
+WIDEST = 28  # characters of a cell
+Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass
+class Row:
+    """A run, or several that differ in their seed alone."""
+
+    name: str  # its folder
+    state: str
+    metric: str  # what it is judged by
+    values: list[float]  # of each seed, at the best epoch
+    config: dict[str, str]  # options by their whole key
+    data: str  # which rows, and how they were split
+    more: dict[str, str]  # other columns
+
+    @property
+    def is_less(self) -> bool:
+        """Whether less is better."""
+        if self.config.get("callbacks.checkpoint.monitor") == self.metric:
+            return self.config["callbacks.checkpoint.mode"] == "min"
+        return self.metric.endswith(("loss", "rmse", "mae"))
+
+    @property
+    def order(self) -> tuple:
+        """To sort by: what is comparable together, and there the best first."""
+        mean = fmean(self.values) if self.values else inf
+        return self.data, self.metric, STATES.index(self.state), mean if self.is_less else -mean
+
+    @property
+    def shown(self) -> str:
+        """The mean, with the standard deviation over the seeds."""
+        spread = f" ± {stdev(self.values):.2g}" if len(self.values) > 1 else ""
+        return f"{fmean(self.values):.6g}{spread}" if self.values else ""
+
+    def cells(self) -> dict[str, str]:
+        own = {"run": self.name, "state": self.state, self.metric: self.shown}
+        return {**own, **self.more, **self.config, "data": self.data}
+
+
+def flat(tree: Any, key: str = "") -> dict[str, str]:
+    """A config's options by their whole key; a class by its name, its options below it."""
+    if isinstance(tree, dict) and "class_path" in tree:
+        below = flat(tree.get("init_args") or {}, key)
+        return {**below, key: tree["class_path"].rpartition(".")[2]}
+    if isinstance(tree, dict) and tree:
+        dot = f"{key}." if key else ""
+        return {k: v for name, below in tree.items() for k, v in flat(below, dot + name).items()}
+    if isinstance(tree, list):
+        return {key: str([flat(i).get("", str(i)) if isinstance(i, dict) else i for i in tree])}
+    return {key: str(tree)}
+
+
+def read_config(path: Path) -> dict[str, str]:
+    """A saved config, flat; nothing if there is none."""
+    return flat(yaml.load(path.read_text("utf-8"), Loader)) if path.is_file() else {}
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """A CSV file with a header; nothing if there is none."""
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    return [*csv.DictReader(lines)]
+
+
+def read_run(folder: Path, metric: str) -> Row:
+    """A run folder; judged by what chose its best checkpoint, unless there is a metric."""
+    config, path = read_config(folder / "config.yaml"), folder / "metrics.csv"
+    metric = metric or config.get("callbacks.checkpoint.monitor", "val/loss")
+    lines = read_table(path)
+    values = [float(line[metric]) for line in lines if line.get(metric)]
+    more = {k: v for line in lines for k, v in line.items() if k.startswith("test/") and v}
+    state = "done" if more else "unfinished"
+    if lines:
+        seconds = path.stat().st_mtime - (folder / "config.yaml").stat().st_mtime
+        more |= {"epochs": str(len(values)), "seconds": f"{seconds:.1f}"}
+    row = Row(str(folder), state, metric, values, config, fingerprint(folder), more)
+    row.values = [(min if row.is_less else max)(values)] if values else []
+    return row
+
+
+def read_search(folder: Path) -> list[Row]:
+    """Every trial of a search: the config of the best, with what the trial chose."""
+    base, rows = read_config(folder / "best.yaml"), []
+    for line in read_table(folder / "leaderboard.csv"):
+        chosen = {k: v for k, v in line.items() if k not in COLUMNS and v}
+        others = tuple(f"{k}." for k, v in chosen.items() if base.get(k, v) != v)  # options below
+        config = {k: v for k, v in base.items() if not k.startswith(others)} | chosen
+        more = {k: line[k] for k in ("epochs", "seconds", "num_weights", "note")}
+        what = line["state"], line["metric"], json.loads(line["values"]), config, line["data"]
+        rows.append(Row(str(folder / "trials" / line["trial"]), *what, more))
+    return rows
+
+
+def read(path: Path, metric: str) -> list[Row]:
+    """The runs of a run folder, of a search, or of a folder of either.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if (path / "leaderboard.csv").is_file():
+        return read_search(path)
+    if (path / "config.yaml").is_file():
+        return [read_run(path, metric)]
+    below = sorted({*path.glob("*/config.yaml"), *path.glob("*/leaderboard.csv")})
+    if not below:
+        raise ValueError(f"{path} holds no runs: give run folders, or what `search` left in runs/")
+    return [row for file in below for row in read(file.parent, metric)]
+
+
+def fingerprint(folder: Path) -> str:
+    """Which rows a run has seen, and how they were split."""
+    path = folder / "partition.json"
+    report = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return f"{report.get('fingerprint', 'unknown')[:8]}, {report.get('key', '')}"
+
+
+def over_seeds(rows: list[Row]) -> list[Row]:
+    """Puts runs that differ in their seed alone into one row."""
+    found: dict[Any, Row] = {}
+    seen: list[Any] = []
+    for row in rows:
+        config = sorted((k, v) for k, v in row.config.items() if not k.startswith(SAME))
+        same = row.state, row.metric, row.data, *config
+        seen.append((same, row.config.get("seed_everything")))
+        first = found.setdefault((same, seen.count(seen[-1])), row)
+        if first is not row:
+            first.values = first.values + row.values
+    return [*found.values()]
+
+
+def table(rows: list[Row], num: int) -> str:
+    """A line for each row, aligned, under short names; options that are all alike left out."""
+    cells = [row.cells() for row in rows]
+    keys = dict.fromkeys(k for row in rows for k in row.config)
+    alike = {k for k in keys if len({c[k] for c in cells if k in c}) == 1 or k.startswith(SAME)}
+    alike |= {"data", "note"}
+    names = [k for k in dict.fromkeys(k for c in cells for k in c) if k not in alike]
+    shorts = [k.rpartition(".")[2] for k in names]
+    head = [s if shorts.count(s) == 1 else k for s, k in zip(shorts, names, strict=True)]
+    above = os.path.commonpath([Path(row.name).parent for row in rows])
+    body = [
+        [str(i) if row.state == "done" else "", os.path.relpath(row.name, above)]
+        + [c[k] if k == row.metric else brief(c.get(k, "")) for k in names[1:]]
+        + [row.more.get("note", "")]
+        for i, (row, c) in enumerate(zip(rows[:num], cells, strict=False), 1)
+    ]
+    columns = [column for column in zip(["", *head, "note"], *body, strict=True) if any(column[1:])]
+    aligned = ([cell.ljust(max(map(len, column))) for cell in column] for column in columns)
+    lines = ["  ".join(line).rstrip() for line in zip(*aligned, strict=True)]
+    return "\n".join([*lines, *[f"and {len(rows) - num} more"] * (len(rows) > num)])
+
+
+def brief(cell: str) -> str:
+    """A number with four digits, a long text with its end."""
+    try:
+        return f"{float(cell):.4g}" if set(cell) & set(".e") else cell
+    except ValueError:
+        return cell if len(cell) <= WIDEST else f"...{cell[3 - WIDEST :]}"
+
+
+def compare(argv: list[str]) -> None:
+    """Prints a table for each set of rows, split and metric: others aren't comparable.
+
+    Raises:
+        ValueError: A word is no folder of runs and no flag.
+    """
+    num = next((i for i, word in enumerate(argv) if word.startswith("--")), len(argv))
+    flags = dict(zip(argv[num::2], argv[num + 1 :: 2], strict=False))
+    if not num or {*argv[num::2]} - {"--metric", "--csv"} or len(argv[num:]) % 2:
+        raise ValueError("compare takes runs/NAME ... [--metric NAME] [--csv FILE]")
+    found = [row for word in argv[:num] for row in read(Path(word), flags.get("--metric", ""))]
+    rows = sorted(over_seeds(found), key=lambda row: row.order)
+    for i, ((data, metric), group) in enumerate(groupby(rows, lambda row: row.order[:2])):
+        print(f"{chr(10) * (i > 0)}{metric}, data {data}\n{table([*group], len(rows))}")
+    if path := flags.get("--csv"):
+        with Path(path).open("w", newline="", encoding="utf-8") as file:
+            out = csv.DictWriter(file, dict.fromkeys(k for row in rows for k in row.cells()))
+            out.writeheader()
+            out.writerows(row.cells() for row in rows)

@@ -1,0 +1,228 @@
+"""The study that all workers share: which trial comes next, whether it goes on, what came of it.
+
+A journal file has no transactions. What is sure is the order of its lines, that a waiting trial is
+taken by one worker alone, and that a trial is finished once. So each trial stands for a *point*; of
+several trials of a point the first counts, the others are `gone`: lost with their worker, or
+surplus. Whatever is killed in between, the next worker finds a point that no trial stands for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import optuna
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from src.search.compare import brief
+from src.search.space import Space
+
+LEASE_S = 60.0  # after so long without a sign of life a worker on another machine counts as dead
+POLL_S = 0.5
+HOST = socket.gethostname()
+LABELS = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned"}  # in this order
+LABELS |= dict.fromkeys((TrialState.RUNNING, TrialState.WAITING), "unfinished")
+LABELS |= {TrialState.FAIL: "failed"}
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+class Study:
+    """A study of Optuna.
+
+    Args:
+        space: The search.
+        name: Its name in the storage.
+        storage: A file, or the URL of a database.
+
+    Raises:
+        ValueError: The storage holds another search of that name.
+    """
+
+    def __init__(self, space: Space, name: str, storage: str) -> None:
+        self.space, self.seen, sweep = space, dict[int, tuple[Any, float]](), space.sweep
+        where: Any = storage
+        if "://" not in storage:
+            lock = JournalFileOpenLock(storage, grace_period=5)  # s; whoever holds it may be killed
+            where = JournalStorage(JournalFileBackend(storage, lock))
+        how: Any = "minimize" if space.minimizes else "maximize"
+        self.study = optuna.create_study(
+            storage=where,
+            sampler=RandomSampler(),
+            study_name=name,
+            direction=how,
+            load_if_exists=True,
+        )
+        self.storage: BaseStorage = self.study._storage
+        self.points = [*space.grid()] if sweep.method == "grid" else []
+        self.cap = min(filter(None, (sweep.run_cap, len(self.points))), default=None)
+        same = sweep.method, sweep.metric, sweep.parameters, sweep.seeds
+        trainer = space.tree["trainer"] | {"default_root_dir": ""}  # each machine may have its own
+        what = {"parameters": repr(same), "options": repr(space.tree | {"trainer": trainer})}
+        own = {k: hashlib.sha256(v.encode()).hexdigest() for k, v in what.items()}
+        known = self.study.user_attrs.get("what", own)
+        if differs := [k for k in own if own[k] != known[k]]:
+            what_ = f"the search {name} was begun with other {differs[0]}"
+            raise ValueError(f"{space.path}: {what_}: name a new one with --run NAME")
+        if "what" not in self.study.user_attrs:
+            self.study.set_user_attr("what", own)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All that count, in the order of their points; the first of each point."""
+        found: dict[int, FrozenTrial] = {}
+        for trial in self.study.get_trials(deepcopy=False):
+            is_gone = trial.state == TrialState.FAIL and "gone" in trial.user_attrs
+            if "point" in trial.user_attrs and not is_gone:
+                found.setdefault(trial.user_attrs["point"], trial)
+        return [found[key] for key in sorted(found)]
+
+    def num_done(self) -> int:
+        return sum(trial.state.is_finished() for trial in self.trials())
+
+    def next(self, stop: Callable[[list[FrozenTrial]], str]) -> optuna.Trial | None:
+        """The next trial for this worker; waits where only others have some.
+
+        Args:
+            stop: Why no other trial is begun, of those that there are; empty if one is.
+        """
+        while True:
+            self._bury()
+            trials = self.trials()
+            states = [trial.state for trial in trials]
+            if stop(trials):
+                return None
+            if TrialState.WAITING not in states:
+                there = {trial.user_attrs["point"] for trial in trials}
+                free = {*range(self.cap or len(there) + 1)} - there
+                if free:
+                    self.study.add_trial(self._waiting(min(free)))
+                elif TrialState.RUNNING not in states:
+                    return None
+                else:
+                    time.sleep(POLL_S)
+                    continue
+            trial = self.study.ask()
+            trial.set_user_attr("owner", f"{HOST}:{os.getpid()}")
+            if trial.number in [mine.number for mine in self.trials()]:
+                return self._drawn(trial)
+            self.give_up(trial.number, "surplus")
+
+    def _drawn(self, trial: optuna.Trial) -> optuna.Trial:
+        """With draws that depend on the trial's point and the trials before, not on who asks."""
+        kind: Any = TPESampler if self.space.sweep.method == "bayes" else RandomSampler
+        seed = self.space.tree["seed_everything"] * 1_000_003 + trial.user_attrs["point"]
+        how: Any = {"study_name": self.study.study_name, "storage": self.storage}
+        study = optuna.load_study(**how, sampler=kind(seed=seed % 2**32))
+        return optuna.Trial(study, self._id(trial.number))
+
+    def _waiting(self, point: int) -> FrozenTrial:
+        """A trial to wait for a worker; goes on where those that were lost had come to."""
+        params: dict[str, Any] = self.points[point] if self.points else {}
+        attrs: dict[str, Any] = {"point": point, "deaths": -1}
+        epochs: dict[int, float] = {}
+        for old in self.study.get_trials(deepcopy=False):
+            if old.user_attrs.get("point") == point and old.user_attrs.get("gone") == "lost":
+                attrs |= {
+                    k: old.user_attrs[k] for k in ("values", "seconds") if k in old.user_attrs
+                }
+                epochs, params = epochs | old.intermediate_values, params or old.params
+                attrs["deaths"] += 1
+        words: dict[str, Any] = {"system_attrs": {"fixed_params": params}, "user_attrs": attrs}
+        return create_trial(state=TrialState.WAITING, intermediate_values=epochs, **words)
+
+    def _bury(self) -> None:
+        """Gives up the trials whose workers are dead."""
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            host, _, pid = trial.user_attrs.get("owner", "?:0").rpartition(":")
+            beat = trial.user_attrs.get("beat"), len(trial.intermediate_values)
+            last, since = self.seen.get(trial.number, (None, 0.0))
+            if beat != last:
+                self.seen[trial.number] = beat, time.monotonic()
+            is_silent = beat == last and time.monotonic() - since > LEASE_S
+            if is_silent or (host == HOST and not is_alive(int(pid))):
+                self.give_up(trial.number, "lost")
+
+    def give_up(self, number: int, how: str) -> None:
+        """Marks a trial as `lost`, for another to go on with, or as `surplus`."""
+        with suppress(RuntimeError, ValueError):  # another did so, or it has just finished
+            self.set(number, "gone", how)
+            self.study.tell(number, state=TrialState.FAIL)
+
+    def set(self, number: int, name: str, value: Any) -> None:
+        self.storage.set_trial_user_attr(self._id(number), name, value)
+
+    def get(self, number: int) -> FrozenTrial:
+        return self.storage.get_trial(self._id(number))
+
+    def _id(self, number: int) -> int:
+        return self.storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+
+    def is_pruned(self, number: int, epoch: int, value: float) -> bool:
+        """Notes the value of an epoch; whether the trial stops there: successive halving.
+
+        At the epochs `min_iter * eta**k` it has to be among the best `1 / eta` of all that came so
+        far, or the best if these are fewer than `eta`.
+
+        Source: L. Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020.
+        """
+        trial, halving = self.get(number), self.space.halving
+        if epoch not in trial.intermediate_values:
+            self.storage.set_trial_intermediate_value(self._id(number), epoch, value)
+        if halving is None:
+            return False
+        rung = halving.min_iter
+        while any(rung <= step < epoch for step in trial.intermediate_values):
+            rung *= halving.eta
+        if epoch < rung:
+            return False
+        others = [t.intermediate_values for t in self.trials() if t.number != number]
+        there = (o for o in others if max(o, default=0) >= rung)
+        values = [value, *(o[min(k for k in o if k >= rung)] for o in there)]
+        values.sort(reverse=not self.space.minimizes)
+        worst = values[max(len(values) // halving.eta, 1) - 1]
+        return value > worst if self.space.minimizes else value < worst
+
+    def best_value(self, trial: FrozenTrial) -> float | None:
+        """The mean over the seeds; of a trial that did not get so far, its best epoch."""
+        if trial.state == TrialState.COMPLETE:
+            return trial.value
+        best = min if self.space.minimizes else max
+        return best(trial.intermediate_values.values(), default=None)
+
+    def order(self, trial: FrozenTrial) -> tuple[int, float]:
+        """To sort by, the best first."""
+        value = self.best_value(trial)
+        turned = math.inf if value is None else value if self.space.minimizes else -value
+        return [*LABELS].index(trial.state), turned
+
+    def line(self, number: int) -> str:
+        """What came of a trial, in one line."""
+        trial = self.get(number)
+        attrs, value = trial.user_attrs, self.best_value(trial)
+        words = [f"trial {name_of(trial)}", f"{LABELS[trial.state]:<6}"]
+        words += [f"{self.space.metric} {value:.4g}"] if value is not None else []
+        words += [f"epochs {len(trial.intermediate_values)}", f"{attrs['seconds']:.1f} s"]
+        words += [f"{k.rpartition('.')[2]} {brief(v)}" for k, v in attrs["chosen"].items()]
+        return "  ".join([*words, attrs["note"]]).rstrip()
+
+
+def name_of(trial: FrozenTrial) -> str:
+    """What a trial is called, as its folder is."""
+    return f"{trial.user_attrs['point']:04d}"
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(pid, 0) if os.name == "posix" else None
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # but somebody else's
+    return True

@@ -1,0 +1,728 @@
+# ruff: noqa: E501 (a wrong search file a line)
+"""The search: its file, its trials, what it leaves, and what it survives."""
+
+import csv
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+import yaml
+from optuna.trial import TrialState
+
+from src.search import command
+from src.search import study as studies
+from src.search.space import Parameter, Space
+from src.search.study import Study
+from src.search.worker import Worker
+from tests.conftest import ROOT
+
+DIGITS = f"""
+base: {ROOT}/configs/digits_mlp.yaml
+trainer: {{max_epochs: 2, logger: [MetricsCsv], limit_train_batches: 4}}
+callbacks: {{threads: {{Threads: {{num: 1}}}}}}
+metric: {{name: val/loss, goal: minimize}}
+"""
+GRID = f"""{DIGITS}
+method: grid
+parameters:
+  model.net.hidden_dims: {{values: [[8], [16]]}}
+  model.optimizer.lr: {{values: [0.01, 0.03]}}
+"""
+RANDOM = f"""{DIGITS}
+method: random
+run_cap: 6
+parameters:
+  model.net.dropout: {{min: 0.0, max: 0.5}}
+  model.optimizer.lr: {{distribution: log_uniform_values, min: 1.0e-3, max: 1.0e-1}}
+"""
+BOTH = f"""{DIGITS}
+method: bayes
+run_cap: 8
+early_terminate: {{type: hyperband, min_iter: 1}}
+parameters:
+  model.net: {{values: [MLP, ConvNet]}}
+  model.net.hidden_dims: {{values: [[8], [16]]}}
+  model.net.widths: {{values: [[8], [4, 4]]}}
+  model.optimizer.lr: {{min: 0.001, max: 0.1}}
+"""
+
+
+def table(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def search(go, tmp_path, monkeypatch):
+    """`search(TEXT, words ...)` as typed, with one worker in this process, without pictures."""
+    draw = command.draw
+    monkeypatch.setattr(command, "draw", lambda *_: None)
+
+    def typed(text, *words, pictures=False):
+        if pictures:
+            monkeypatch.setattr(command, "draw", draw)
+        path = tmp_path / "s.yaml"
+        path.write_text(text)
+        root = "--trainer.default_root_dir", tmp_path / "runs"
+        return go("search --config", path, "--workers", 1, *root, *words)
+
+    typed.folder = tmp_path / "runs" / "search" / "s"
+    return typed
+
+
+@pytest.fixture
+def space(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+    def read(text, *flags):
+        (tmp_path / "s.yaml").write_text(text)
+        return Space(tmp_path / "s.yaml", list(flags))
+
+    return read
+
+
+# --- the file
+
+
+LR = "  model.optimizer.lr: {values: [0.1]}\n"
+S = "{tmp}/s.yaml"
+
+
+@pytest.mark.parametrize(("change", "line"), {
+    ("method: grid", "method: gird"): S + ':7: `method` is "gird", not one of grid, random, bayes',
+    ("method: grid\n", ""): "`method` is not set: add it to --config FILE, or give --method VALUE",
+    ("method: grid", "methode: grid"): S + ":7: `methode`: there is no such key; did you mean method? there are: ...",
+    ("val/loss", "test/loss"): S + ":5: `metric.name` is test/loss: trials are judged by validation rows, val/loss say",
+    ("minimize", "min"): S + ':5: `metric.goal` is "min", not one of minimize, maximize',
+    ("hidden_dims:", "hiden_dims:"): S + ":9: `model.net.hiden_dims`: MLP has no such option; did you mean hidden_dims? there are: hidden_dims, activation, dropout, norm, categorical",
+    ("[[8], [16]]", "[[8], 16]"): S + ":9: `model.net.hidden_dims` is 16, not a list (an integer, ...)",
+    ("[[8], [16]]", "[[8], [8]]"): S + ":9: `parameters.model.net.hidden_dims` has no `value`, no different `values`, and no `min` and `max`",
+    ("[0.01, 0.03]", "[0.01, fast]"): S + ':10: `model.optimizer.lr` is "fast", not a number',
+    ("{values: [0.01, 0.03]}", "0.01"): S + ":10: `parameters.model.optimizer.lr` is 0.01, not `key: value` pairs",
+    ("{values: [0.01, 0.03]}", "{min: 0.01, max: 0.03}"): S + ":10: `parameters.model.optimizer.lr` is a range of numbers: a grid wants values: [...]",
+    ("{values: [0.01, 0.03]}", "{minimum: 0.01, max: 0.03}"): S + ":10: `parameters.model.optimizer.lr.minimum`: Parameter has no such option; ...",
+    ("{values: [0.01, 0.03]}", "{min: 0.1, max: 0.03}"): S + ":10: `parameters.model.optimizer.lr`: no uniform range goes from 0.1 to 0.03",
+    ("{values: [0.01, 0.03]}", "{min: 1, max: 3.5}"): S + ":10: `parameters.model.optimizer.lr`: no uniform range goes from 1 to 3.5",
+    ("{values: [0.01, 0.03]}", "{distribution: log_uniform_values, min: 0.0, max: 3.5}"): S + ":10: `parameters.model.optimizer.lr`: no log_uniform_values range goes from 0.0 to 3.5",
+    ("{values: [0.01, 0.03]}", "{distribution: normal, min: 0.0, max: 3.5}"): S + ':10: `parameters.model.optimizer.lr.distribution` is "normal", not one of constant, ...',
+    ("model.optimizer.lr: {values: [0.01, 0.03]}", "data.batch_size: {distribution: int_uniform, min: 1.5, max: 8}"): S + ":10: `parameters.data.batch_size`: no int_uniform range goes from 1.5 to 8",
+    ("model.optimizer.lr: {values: [0.01, 0.03]}", "model.net: {values: [MPL]}"): S + ':10: `model.net`: "MPL" is no Net; did you mean MLP? there are: MLP, ConvNet',
+    ("digits_mlp.yaml", "digit_mlp.yaml"): "no config " + str(ROOT) + "/configs/digit_mlp.yaml (`base` of {tmp}/s.yaml); ...",
+    ("method: grid", "method: grid\nearly_terminate: {type: hyperband, eta: 1}"): S + ":8: `early_terminate` needs a min_iter of 1 or more and an eta of 2 or more",
+    ("method: grid", "method: grid\nrun_cap: 0"): S + ":8: `run_cap` is 0, not a number above 0",
+    ("method: grid", "method: random"): "{tmp}/s.yaml has no end: give --trials, --epochs or --minutes",
+}.items(), ids=map(str, range(22)))  # fmt: skip
+def test_a_wrong_file_is_refused_at_once(search, change, line, tmp_path):
+    said = search(GRID.replace(*change))
+    expected = "error: " + line.replace("{tmp}", str(tmp_path))
+    got = said.err[: len(expected) - 3] if line.endswith("...") else said.err.rstrip("\n")
+    assert got == expected.removesuffix("...")
+    assert said.code == 2
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert not (search.folder / "trials").exists()
+
+
+@pytest.mark.parametrize(("words", "line"), [
+    ("--workers 0", "`workers` is 0, not a number above 0"),
+    ("--minutes soon", '`minutes` is "soon", not a number or null'),
+    ("--epochs 2.5", "`epochs` is 2.5, not an integer or null"),
+    ("--trials 0", "`run_cap` is 0, not a number above 0"),
+    ("--model.optimizer.lr 0.1", "{tmp}/s.yaml:10: `parameters.model.optimizer.lr` is searched: give no flag for it"),
+    ("--data.batchsize 1", "`data.batchsize`: DataModule has no such option; did you mean batch_size? ..."),
+])  # fmt: skip
+def test_a_wrong_flag(search, words, line, tmp_path):
+    said = search(GRID, *words.split())
+    assert said.code == 2
+    assert said.err.startswith("error: " + line.removesuffix("...").replace("{tmp}", str(tmp_path)))
+
+
+def test_optuna_is_needed(go, monkeypatch):
+    monkeypatch.setattr("src.__main__.find_spec", lambda name: None)
+    said = go("search --config configs/search/digits_mlp.yaml")
+    line = "error: search needs optuna: pip install optuna (the extra `search`)\n"
+    assert (said.code, said.err) == (2, line)
+
+
+def test_a_file_is_needed(go):
+    assert "give --config" in go("search").err
+    assert "no config nothing.yaml" in go("search --config nothing.yaml").err
+
+
+def test_what_a_class_does_not_take_it_is_not_given(space):
+    read = space(BOTH)
+    assert read.rest(("MLP",)) == ["model.net.hidden_dims", "model.optimizer.lr"]
+    assert read.rest(("ConvNet",)) == ["model.net.widths", "model.optimizer.lr"]
+    grid = space(BOTH.replace("bayes", "grid").replace("{min: 0.001, max: 0.1}", "{values: [0.1]}"))
+    assert [tuple(p.values())[:2] for p in grid.grid()] == [
+        ("MLP", "[8]"), ("MLP", "[16]"), ("ConvNet", "[8]"), ("ConvNet", "[4, 4]"),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"model.net.width`: ConvNet has no such option"):
+        space(BOTH.replace("model.net.widths", "model.net.width"))
+    with pytest.raises(ValueError, match=r"s.yaml:13: `model.net.widths` is .x., not a list"):
+        space(BOTH.replace("[[8], [4, 4]]", "[[8], x]"))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "search").glob("*.yaml")), ids=str)
+def test_weights_and_biases_takes_the_same_file(path, space, monkeypatch):
+    """Its own check of a sweep, and the command that its agent builds, read by our CLI."""
+    from wandb.apis.public.sweeps import _validate_config_and_fill_distribution as filled
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    monkeypatch.chdir(ROOT)
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    parameters, ours = filled(given)["parameters"], Space(path, [])
+    kinds = {None: "categorical"}
+    for key, parameter in ours.parameters.items():
+        if parameter.is_range:
+            kind = parameters[key]["distribution"]
+            assert parameter.log == ("log" in kind)
+            assert parameter.whole == kind.startswith("int")
+            assert all(isinstance(parameters[key][k], (int, float)) for k in ("min", "max"))
+        else:
+            assert kinds[parameters[key].get("distribution")] == "categorical"
+    if "command" not in given:
+        return
+    chosen = {key: p.texts[-1] for key, p in ours.parameters.items()}
+    values = {
+        k: {"value": parameters[k].get("values", [parameters[k].get("max")])[-1]} for k in chosen
+    }
+    flags = create_sweep_command_args({"args": values})["args"]
+    assert flags == [f"--{key}={text}" for key, text in chosen.items()]
+    words = [
+        w
+        for c in create_sweep_command(given["command"])
+        for w in (flags if c == "${args}" else [c])
+    ]
+    assert words[:4] == ["python", "-m", "src", "fit"]
+    from src.cli import pairs
+    from src.config import Config
+
+    config = Config()
+    for name, value in pairs(words[4:]):
+        config.add_file(Path(value)) if name == "config" else config.add_flag(name, value)
+    judged = {"monitor": ours.metric, "mode": "min" if ours.minimizes else "max"}
+    for name, value in judged.items():
+        config.add_flag(f"callbacks.checkpoint.{name}", value)
+    assert config.checked() == ours.config(chosen).checked()
+
+
+def test_values_are_read_as_the_agent_of_weights_and_biases_writes_them(space):
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    values = {"trainer.gradient_clip_val": None, "model.compile": True, "model.net.hidden_dims": [4, 2], "model.net.norm": "none", "model.optimizer.lr": 1e-5, "model.net": {"MLP": {"dropout": 0.1}}}  # fmt: skip
+    flags = create_sweep_command_args({"args": {k: {"value": v} for k, v in values.items()}})[
+        "args"
+    ]
+    read = space(
+        f"{DIGITS}\nmethod: grid\nparameters: {json.dumps({k: {'values': [v]} for k, v in values.items()})}"
+    )
+    [chosen] = read.grid()
+    assert sorted(flags) == sorted(f"--{key}={text}" for key, text in chosen.items())
+    tree = read.config(chosen).checked()
+    assert tree["trainer"]["gradient_clip_val"] is None
+    model = tree["model"]["init_args"]
+    assert model["compile"] is True
+    assert model["net"]["init_args"] == {
+        "hidden_dims": [4, 2],
+        "activation": "relu",
+        "dropout": 0.1,
+        "norm": "none",
+    }
+    assert model["optimizer"]["init_args"]["lr"] == 1e-5
+
+
+@pytest.mark.parametrize(("given", "least", "most", "is_right"), [
+    ({"min": 2, "max": 5}, 2, 5, lambda v: v == int(v)),
+    ({"min": 0.5, "max": 0.7}, 0.5, 0.7, lambda v: True),
+    ({"distribution": "uniform", "min": 0, "max": 1}, 0, 1, lambda v: v != int(v)),
+    ({"distribution": "q_uniform", "min": 0.0, "max": 1.0, "q": 0.25}, 0, 1, lambda v: v % 0.25 == 0),
+    ({"distribution": "q_uniform", "min": 8, "max": 64, "q": 8}, 8, 64, lambda v: v % 8 == 0),
+    ({"distribution": "log_uniform_values", "min": 1.0e-4, "max": 1.0e-1}, 1e-4, 1e-1, lambda v: True),
+    ({"distribution": "q_log_uniform_values", "min": 4, "max": 512, "q": 1}, 4, 512, lambda v: v == int(v)),
+])  # fmt: skip
+def test_a_range(given, least, most, is_right):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    texts = [Parameter(**given).suggest(study.ask(), "x") for _ in range(200)]
+    values = [float(text) for text in texts]
+    assert all(least <= v <= most for v in values)
+    assert all(map(is_right, values))
+    assert len({*values}) > 1
+    middle = sorted(values)[100]
+    expected = (
+        math.sqrt(least * most) if "log" in given.get("distribution", "") else (least + most) / 2
+    )
+    assert middle == pytest.approx(expected, rel=0.4)
+
+
+# --- the study
+
+
+@pytest.fixture
+def study(space, tmp_path):
+    def made(text, storage="journal", **changes):
+        path = tmp_path / storage
+        where = f"sqlite:///{path}" if storage.endswith(".db") else str(path)
+        return Study(space(text), "s", where)
+
+    return made
+
+
+def point(trial):
+    return trial.user_attrs["point"]
+
+
+def never(trials):
+    return ""
+
+
+def told(study, trial, value):
+    chosen = study.space.suggest(trial)
+    trial.set_user_attr("chosen", chosen)
+    trial.set_user_attr("values", [value])
+    study.study.tell(trial, value)
+    return chosen
+
+
+@pytest.mark.parametrize("storage", ["journal", "s.db"])
+def test_two_workers_share_a_grid(study, storage):
+    one, two = study(GRID, storage), study(GRID, storage)
+    seen = []
+    while trial := one.next(never):
+        other = two.next(never)
+        seen += [told(two, other, 1.0), told(one, trial, 1.0)]
+    assert two.next(never) is None
+    assert sorted(map(str, seen)) == sorted(map(str, one.points))
+    assert len(one.trials()) == 4
+
+
+def killed(study, trial):
+    """As if the worker of a trial had been killed."""
+    study.set(trial.number, "owner", f"{studies.HOST}:{2**22 + 1}")  # no such process
+
+
+def test_the_trial_of_a_killed_worker_is_gone_on_with(study):
+    one, two = study(RANDOM), study(RANDOM)
+    trial = one.next(never)
+    chosen = one.space.suggest(trial)
+    assert not one.is_pruned(trial.number, 1, 0.5)
+    killed(one, trial)
+    again = two.next(never)
+    assert again.number != trial.number
+    assert point(two.get(again.number)) == 0
+    assert two.space.suggest(again) == chosen
+    assert two.get(again.number).intermediate_values == {1: 0.5}
+    told(two, again, 0.5)
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        trial.set_user_attr("values", [0.4])
+    assert [t.value for t in one.trials()] == [0.5]
+
+
+def test_a_lease_expires_only_without_a_sign_of_life(study, monkeypatch):
+    one, two = study(RANDOM), study(RANDOM)
+    trial = one.next(never)
+    one.set(trial.number, "owner", "elsewhere:1")
+    clock = [0.0]
+    monkeypatch.setattr(studies.time, "monotonic", lambda: clock[0])
+    for beat in range(5):
+        one.set(trial.number, "beat", beat)
+        two._bury()
+        clock[0] += studies.LEASE_S * 0.9
+    assert len(two.study.get_trials(states=(TrialState.RUNNING,))) == 1
+    clock[0] += studies.LEASE_S
+    two._bury()
+    assert two.study.get_trials(states=(TrialState.RUNNING,)) == []
+    assert point(two.get(two.next(never).number)) == 0
+
+
+@pytest.mark.parametrize("text", [GRID, RANDOM])
+def test_draws_do_not_depend_on_who_asks_and_who_was_killed(study, text):
+    alone, others = study(text, "a"), [study(text, "b") for _ in range(3)]
+    expected = []
+    while trial := alone.next(never):
+        expected.append(told(alone, trial, 1.0))
+    for i in range(40):
+        worker = others[i % 3]
+        trial = worker.next(never)
+        if trial is None:
+            break
+        if i % 4 == 1:
+            killed(worker, trial)
+        else:
+            told(worker, trial, 1.0)
+    assert len(others[0].study.trials) > len(expected)
+    found = {point(t): t.user_attrs["chosen"] for t in others[0].trials()}
+    assert [found[i] for i in range(len(expected))] == expected
+
+
+def test_no_point_is_trained_twice(study):
+    """Two workers that see the same free point at the same moment."""
+    one, two = study(RANDOM), study(RANDOM)
+    for worker in (one, two):
+        worker.study.add_trial(worker._waiting(0))
+    first, second = one.next(never), two.next(never)
+    assert [point(s.get(t.number)) for s, t in ((one, first), (two, second))] == [0, 1]
+    for trial in (first, second):
+        told(one, trial, 1.0)
+    while trial := two.next(never):
+        told(two, trial, 1.0)
+    assert [point(t) for t in one.trials()] == [0, 1, 2, 3, 4, 5]
+    assert one.num_done() == 6
+    assert {t.user_attrs.get("gone") for t in one.study.trials} == {None, "surplus"}
+
+
+@pytest.mark.parametrize(("goal", "sign"), [("minimize", 1), ("maximize", -1)])
+def test_halving_is_that_of_optuna(study, goal, sign):
+    text = (
+        RANDOM.replace("minimize", goal)
+        + "early_terminate: {type: hyperband, min_iter: 2, eta: 3}\n"
+    )
+    text = text.replace("run_cap: 6", "run_cap: 100")
+    own = study(text)
+    pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3)
+    theirs = optuna.create_study(direction=goal, pruner=pruner)
+    generator = torch.Generator().manual_seed(0)
+    ends = []
+    for _ in range(40):
+        trial, twin = own.next(never), theirs.ask()
+        start = torch.rand(1, generator=generator).item()
+        for epoch in range(1, 20):
+            value = sign * (start + 1 / epoch)
+            twin.report(value, epoch)
+            expected = twin.should_prune()
+            assert own.is_pruned(trial.number, epoch, value) == expected
+            if expected:
+                break
+        ends.append(epoch)
+        state = TrialState.PRUNED if expected else TrialState.COMPLETE
+        theirs.tell(twin, None if expected else value, state)
+        own.study.tell(trial.number, None if expected else value, state)
+    assert {2, 6, 18, 19} == {*ends}
+
+
+def test_another_search_of_that_name_is_refused(study):
+    study(RANDOM)
+    study(RANDOM.replace("run_cap: 6", "run_cap: 9"))  # only longer
+    with pytest.raises(ValueError, match=r"begun with other parameters: .* --run NAME"):
+        study(RANDOM.replace("max: 0.5", "max: 0.6"))
+    with pytest.raises(ValueError, match="begun with other options"):
+        study(RANDOM.replace("max_epochs: 2", "max_epochs: 3"))
+
+
+# --- the whole
+
+
+def test_a_grid_from_end_to_end(search, go):
+    said = search(GRID, pictures=True)
+    assert said.code == 0, said.err
+    assert said.err == ""
+    rows = table(search.folder / "leaderboard.csv")
+    assert sorted((r["model.net.hidden_dims"], r["model.optimizer.lr"]) for r in rows) == [
+        ("[16]", "0.01"), ("[16]", "0.03"), ("[8]", "0.01"), ("[8]", "0.03"),
+    ]  # fmt: skip
+    values = [json.loads(r["values"])[0] for r in rows]
+    assert values == sorted(values)
+    assert [r["state"] for r in rows] == ["done"] * 4
+    for row, value in zip(rows, values, strict=True):
+        folder = search.folder / "trials" / row["trial"]
+        logged = [float(r["val/loss"]) for r in table(folder / "metrics.csv")]
+        assert len(logged) == 2
+        assert min(logged) == value
+        assert "test/loss" not in table(folder / "metrics.csv")[0]
+        assert not (folder / "plots").exists() or row is rows[0]
+        assert not (folder / "checkpoints" / "last.ckpt").exists()
+    assert {p.stem for p in (search.folder / "plots").glob("*.png")} == {
+        "optimization_history", "parallel_coordinate", "param_importances", "intermediate_values",
+    }  # fmt: skip
+
+    again = go("fit --config", search.folder / "best.yaml", "--run", "again")
+    assert again.code == 0, again.err
+    assert (
+        min(float(r["val/loss"]) for r in table(again.folder / "metrics.csv") if r["val/loss"])
+        == values[0]
+    )
+    assert again.metrics == said.metrics
+    tested = go("test --ckpt_path", search.folder / "best.ckpt")
+    assert tested.metrics == said.metrics
+
+    before = {
+        p: p.stat().st_mtime_ns
+        for p in search.folder.rglob("*.ckpt")
+        if p.parent.name == "checkpoints"
+    }
+    (search.folder / "test.json").write_text(
+        json.dumps({"trial": rows[0]["trial"], "test/acc": 0.125})
+    )
+    finished = search(GRID)
+    assert "all 4 trials are done" in finished.out
+    assert finished.metrics == {"test/acc": 0.125}, "tested once"
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_a_search_goes_on_where_it_was_interrupted(search, monkeypatch):
+    whole = search(RANDOM, "--run", "whole")
+    assert whole.code == 0, whole.err
+    fits = []
+    fit = Worker.fit
+
+    def interrupted(self, number, seed):
+        fits.append(number)
+        if len(fits) == 3:
+            raise KeyboardInterrupt
+        fit(self, number, seed)
+
+    monkeypatch.setattr(Worker, "fit", interrupted)
+    said = search(RANDOM)
+    assert said.code == 75
+    assert re.match(
+        r"error: interrupted; go on with: python -m src search --config .*s.yaml", said.err
+    )
+    assert len(table(search.folder / "leaderboard.csv")) == 2
+    said = search(RANDOM)
+    assert said.code == 0, said.err
+    assert "2 of 6 trials done" in said.out
+    ours, theirs = (
+        table(f / "leaderboard.csv") for f in (search.folder, search.folder.with_name("whole"))
+    )
+    for row in (*ours, *theirs):
+        row.pop("seconds")
+    assert ours == theirs
+
+
+def test_a_conditional_search_and_its_leaderboard(search, go):
+    said = search(BOTH)
+    assert said.code == 0, said.err
+    for row in table(search.folder / "leaderboard.csv"):
+        is_mlp = row["model.net"] == "MLP"
+        assert bool(row["model.net.hidden_dims"]) == is_mlp
+        assert bool(row["model.net.widths"]) != is_mlp
+        saved = yaml.safe_load(
+            (search.folder / "trials" / row["trial"] / "config.yaml").read_text()
+        )
+        net = saved["model"]["init_args"]["net"]
+        assert net["class_path"].endswith(row["model.net"])
+        key = "hidden_dims" if is_mlp else "widths"
+        assert str(net["init_args"][key]) == row[f"model.net.{key}"]
+    assert {"done", "pruned"} == {r["state"] for r in table(search.folder / "leaderboard.csv")}
+
+
+def test_seeds_are_judged_by_their_mean(search):
+    said = search(GRID.replace("[[8], [16]]", "[[8]]") + "seeds: 3\n")
+    assert said.code == 0, said.err
+    for row in table(search.folder / "leaderboard.csv"):
+        values = json.loads(row["values"])
+        folder = search.folder / "trials"
+        names = [row["trial"], f"{row['trial']}-seed1", f"{row['trial']}-seed2"]
+        assert [
+            yaml.safe_load((folder / n / "config.yaml").read_text())["seed_everything"]
+            for n in names
+        ] == [0, 1, 2]
+        logged = [
+            min(float(r["val/loss"]) for r in table(folder / n / "metrics.csv")) for n in names
+        ]
+        assert values == logged
+        assert len({*values}) == 3
+    means = [sum(json.loads(r["values"])) / 3 for r in table(search.folder / "leaderboard.csv")]
+    assert means == sorted(means)
+    assert re.search(r"best: trial 000\d  val/loss [\d.]+ ± [\d.]+\n", said.out)
+
+
+def test_failed_trials_are_shown_and_end_a_search_that_only_fails(search):
+    said = search(RANDOM.replace("val/loss", "val/accuracy"))
+    assert said.code == 2
+    assert said.err == (
+        "error: 3 trials failed, 0 did not: `metric.name`: no val/accuracy is logged; did you mean "
+        "val/auroc? there are: val/loss, val/acc, val/f1, val/auroc\n"
+    )
+    rows = table(search.folder / "leaderboard.csv")
+    assert [r["state"] for r in rows] == ["failed"] * 3
+    assert "`metric.name`" in rows[0]["note"]
+    assert "Traceback" in (search.folder / "trials" / "0000" / "error.txt").read_text()
+
+    wide = GRID.replace("[0.01, 0.03]", "[0.01, 1.0e+30]").replace("[[8], [16]]", "[[8], [0]]")
+    said = search(wide, "--run", "wide")
+    assert said.code == 0, said.err
+    rows = table(search.folder.with_name("wide") / "leaderboard.csv")
+    assert [r["state"] for r in rows] == ["done", "pruned", "failed", "failed"]
+    assert "lower `model.optimizer.lr`" in rows[1]["note"]
+    assert "must be a positive number" in rows[2]["note"]
+    assert "must be a positive number" in said.out
+
+
+def test_budgets(search, monkeypatch):
+    said = search(RANDOM.replace("run_cap: 6\n", ""), "--epochs", 5)
+    assert said.code == 0, said.err
+    assert "(the epochs are spent)" in said.out
+    rows = table(search.folder / "leaderboard.csv")
+    assert 5 <= sum(int(r["epochs"]) for r in rows) <= 6
+    said = search(RANDOM, "--run", "quick", "--minutes", 1e-9)
+    assert "(the time is over)" in said.out
+    assert "no trial was trained to its end" in said.out
+
+
+def test_two_folders_share_one_study(search, tmp_path):
+    shared = "--storage", tmp_path / "shared.journal"
+    roots = [("--trainer.default_root_dir", tmp_path / name) for name in "ab"]
+    first = search(GRID, *shared, *roots[0], "--trials", 2)
+    assert first.code == 0, first.err
+    second = search(GRID, *shared, *roots[1])
+    assert second.code == 0, second.err
+    assert "2 of 4 trials done" in second.out
+    rows = table(tmp_path / "b" / "search" / "s" / "leaderboard.csv")
+    assert [r["state"] for r in rows] == ["done"] * 4
+    assert len({r["data"] for r in rows}) == 1
+    there = [
+        sorted(p.name for p in (tmp_path / n / "search" / "s" / "trials").iterdir()) for n in "ab"
+    ]
+    assert there == [["0000", "0001"], ["0002", "0003"]]
+    third = search(GRID, *shared, *roots[0])
+    assert "all 4 trials are done" in third.out
+    trained_elsewhere = {rows[0]["trial"] in there[1]: third, rows[0]["trial"] in there[0]: second}
+    assert f"its checkpoint is on {studies.HOST}" in trained_elsewhere[True].out
+
+
+SLOW = GRID.replace("limit_train_batches: 4", "limit_train_batches: null").replace(
+    "max_epochs: 2", "max_epochs: 6"
+)
+
+
+def test_killed_workers_and_a_killed_search_lose_nothing(search, tmp_path):
+    assert search(SLOW, "--run", "whole").code == 0
+    (tmp_path / "k.yaml").write_text(SLOW)
+    words = ["search", "--config", str(tmp_path / "k.yaml"), "--workers", "2"]
+    words += ["--trainer.default_root_dir", str(tmp_path / "runs")]
+    typed = [sys.executable, "-m", "src", *words]
+    journal = tmp_path / "runs" / "search" / "k" / "study.journal"
+    how = {"cwd": ROOT, "stdout": subprocess.DEVNULL, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+
+    def after(num, process):
+        """Waits until so many epochs were reported."""
+        while process.poll() is None:
+            text = journal.read_text() if journal.exists() else ""
+            if text.count('"op_code":7') >= num:
+                return
+            time.sleep(0.01)
+
+    process = subprocess.Popen(typed, **how)
+    after(3, process)
+    owners = re.findall(r'"owner":"[^:]+:(\d+)"', journal.read_text())
+    os.kill(int(owners[0]), signal.SIGKILL)
+    after(8, process)
+    process.kill()
+    process.wait()
+    process = subprocess.run(typed, **how, timeout=200, check=False)
+    assert process.returncode == 0
+    ours, theirs = (table(search.folder.with_name(n) / "leaderboard.csv") for n in ("k", "whole"))
+    assert '"gone":"lost"' in journal.read_text()
+    assert sorted(r["trial"] for r in ours) == sorted(r["trial"] for r in theirs)
+    expected = {r["trial"]: r["values"] for r in theirs}
+    resumed = {
+        f"{n:04d}" for n in map(int, re.findall(r'"point":(\d+),"deaths":\d', journal.read_text()))
+    }
+    assert resumed, "one was killed amid its epochs"
+    exact = find_spec("src.durable") is not None  # resuming has the same bits
+    for row in ours:
+        if exact or row["trial"] not in resumed:
+            assert row["values"] == expected[row["trial"]]
+    assert [r["epochs"] for r in ours] == ["6"] * 4
+
+
+# --- compare
+
+
+def tables(out):
+    """The rows of each table, as lists of cells."""
+    return [
+        [re.split(r"  +", line) for line in part.splitlines()[1:]] for part in out.split("\n\n")
+    ]
+
+
+def test_runs_are_compared_where_they_can_be(go, search, tmp_path):
+    fit = f"fit --config {ROOT}/configs/digits_mlp.yaml --trainer.max_epochs 1"
+    for name, words in {
+        "a": "",
+        "a1": "--seed_everything 1",
+        "a2": "--seed_everything 2",
+        "b": "--model.net.hidden_dims [8]",
+        "c": "--model.net ConvNet",
+        "d": "--data.partition.seed 1",
+        "e": "--callbacks.checkpoint.monitor val/acc --callbacks.checkpoint.mode max",
+    }.items():
+        said = go(f"{fit} --run {name} {words}")
+        assert said.code == 0, said.err
+    runs = tmp_path / "runs"
+    value = {
+        name: min(float(r["val/loss"]) for r in table(runs / name / "metrics.csv") if r["val/loss"])
+        for name in ("a", "a1", "a2", "b", "c", "d", "e")
+    }
+    out = tmp_path / "t.csv"
+    said = go("compare", runs, "--csv", out)
+    assert said.code == 0, said.err
+    by_acc, by_loss, other = sorted(
+        tables(said.out), key=lambda t: ("val/acc" not in t[0], -len(t))
+    )
+    assert said.out.count("val/loss, data 20ad00ba, ") == 2
+    assert [len(t) for t in (by_acc, by_loss, other)] == [2, 4, 2]
+    assert by_acc[1][1] == "e"
+    assert other[1][1] == "d"
+    head, *rows = by_loss
+    assert head[-1] == "net"
+    assert "hidden_dims" in head
+    assert "batch_size" not in head
+    cells = {row[1]: dict(zip(head[1:], row[1:], strict=False)) for row in rows}
+    assert {*cells} == {"a", "b", "c"}
+    values = [value[name] for name in ("a", "a1", "a2")]
+    mean = sum(values) / 3
+    spread = math.sqrt(sum((v - mean) ** 2 for v in values) / 2)
+    assert cells["a"]["val/loss"] == f"{mean:.6g} ± {spread:.2g}"
+    assert cells["b"]["val/loss"] == f"{value['b']:.6g}"
+    order = sorted({"a": mean, "b": value["b"], "c": value["c"]}.items(), key=lambda item: item[1])
+    assert [row[1] for row in rows] == [name for name, _ in order]
+    assert {r["run"] for r in table(out)} == {str(runs / n) for n in "abcde"}
+    alone = go("compare", runs / "a", runs / "a1", "--metric", "val/acc")
+    [[_, row]] = tables(alone.out)
+    assert row[3].startswith("0.")
+
+    assert search(GRID).code == 0
+    both = tables(go("compare", search.folder, runs / "a").out)
+    assert sum(len(t) - 1 for t in both) == 5
+
+
+@pytest.mark.parametrize(("words", "line"), [
+    ("", "compare takes runs/NAME ... [--metric NAME] [--csv FILE]"),
+    ("{tmp} --sort x", "compare takes runs/NAME ... [--metric NAME] [--csv FILE]"),
+    ("{tmp}", "{tmp} holds no runs: give run folders, or what `search` left in runs/"),
+    ("{tmp}/none", "{tmp}/none holds no runs: give run folders, or what `search` left in runs/"),
+])  # fmt: skip
+def test_what_is_not_compared(go, tmp_path, words, line):
+    said = go("compare", *words.replace("{tmp}", str(tmp_path)).split())
+    assert (said.code, said.err) == (2, f"error: {line}\n".replace("{tmp}", str(tmp_path)))
+
+
+def test_compare_and_help_import_nothing_heavy(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.yaml").write_text("trainer: {max_epochs: 3}\n")
+    for words in (["compare", str(tmp_path)], ["search", "--help"], ["compare", "--help"]):
+        command = [sys.executable, "-X", "importtime", "-m", "src", *words]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        imported = {line.split("|")[-1].strip() for line in run.stderr.splitlines()}
+        assert "src.search" in imported
+        assert not imported & {
+            "torch",
+            "lightning",
+            "numpy",
+            "optuna",
+            "jsonargparse",
+            "matplotlib",
+        }
+        assert run.stdout
