@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from src import run_folder
 from src.callbacks import Monitor, Report
+from src.callbacks.resume import Resume
 from src.config import Config, Tree
 from src.data.module import DataModule
 from src.errors import short
@@ -83,7 +84,7 @@ class CLI(LightningCLI):
         if config["num_nodes"] > 1 and not starters & os.environ.keys():
             what = f"`trainer.num_nodes` is {config['num_nodes']}, and nothing starts the others"
             raise ValueError(f"{what}: use scripts/slurm.sh, or torchrun on each node")
-        own = [run_folder.RunFolder(self.saved), Monitor(shown), Report()]
+        own = [run_folder.RunFolder(self.saved), Resume(), Monitor(shown), Report()]
         config["enable_progress_bar"] = False  # Lightning's
         named = filter(None, self.config_init["callbacks"].values())
         config["callbacks"] = [*own, *named, *(config["callbacks"] or [])]

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+from src import durable
 from src.data.module import DataModule
 from src.models.model import Model
 
@@ -81,12 +81,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: It is damaged, or not of this project.
         FileNotFoundError: It isn't there.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {path} does not exist")
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # each kind of damage raises another one
-        raise ValueError(f"checkpoint {path} is damaged, or no checkpoint") from e
+    checkpoint: dict[str, Any] = durable.load(path)
     for key in ("config", "DataModule", "state_dict"):
         if not isinstance(checkpoint, dict) or not checkpoint.get(key):
             raise ValueError(f"checkpoint {path} was not written by this project: it has no {key}")
@@ -102,6 +97,9 @@ class RunFolder(L.Callback):
 
     def __init__(self, config: str) -> None:
         self.config = config
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = durable.DurableIO()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import Tensor
 
 
@@ -29,6 +29,11 @@ class EMA(WeightAveraging):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._device = trainer.strategy.root_device  # the model itself gets there later
         super().setup(trainer, pl_module, stage)
+
+    on_train_end = Callback.on_train_end  # the last checkpoint has both, to go on from
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        super().on_train_end(trainer, pl_module)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
         if trainer.state.fn == "fit":  # a test takes the average, which `state_dict` holds
