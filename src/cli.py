@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,15 +14,18 @@ from typing import Any
 
 import lightning.pytorch as L
 import yaml
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from src import run_folder
 from src.callbacks import Monitor, Report
+from src.callbacks.faults import Signals
 from src.callbacks.resume import Resume
 from src.config import Config, Tree
 from src.data.module import DataModule
+from src.durable import DurableIO
 from src.errors import short
 from src.loop import DirectLoop
 from src.models.model import Model
@@ -50,6 +54,7 @@ class CLI(LightningCLI):
     """
 
     def __init__(self, command: str, config: Tree, folder: Path, checkpoint: Tree) -> None:
+        self.signals = Signals()
         self.command, self.folder, self.checkpoint = command, folder, checkpoint
         super().__init__(
             Model,
@@ -84,7 +89,7 @@ class CLI(LightningCLI):
         if config["num_nodes"] > 1 and not starters & os.environ.keys():
             what = f"`trainer.num_nodes` is {config['num_nodes']}, and nothing starts the others"
             raise ValueError(f"{what}: use scripts/slurm.sh, or torchrun on each node")
-        own = [run_folder.RunFolder(self.saved), Resume(), Monitor(shown), Report()]
+        own = [run_folder.RunFolder(self.saved), Resume(), self.signals, Monitor(shown), Report()]
         config["enable_progress_bar"] = False  # Lightning's
         named = filter(None, self.config_init["callbacks"].values())
         config["callbacks"] = [*own, *named, *(config["callbacks"] or [])]
@@ -108,7 +113,28 @@ class CLI(LightningCLI):
         return trainer
 
     def execute(self, ckpt_path: Path | None) -> None:
-        """Runs the subcommand, and prints the metrics that it ends with."""
+        """Runs the subcommand, and prints the metrics that it ends with.
+
+        Raises:
+            KeyboardInterrupt: A signal ended it; its text is how to go on.
+        """
+        launcher = self.trainer.strategy.launcher
+        try:
+            with self.signals.listening():
+                self._execute(ckpt_path)
+        except BaseException as error:
+            if launcher:
+                launcher.kill(signal.SIGKILL)  # processes that may wait for this one
+            if not isinstance(error, SystemExit | KeyboardInterrupt):
+                raise
+            if is_helper(self.trainer):
+                sys.exit()  # any other code, and the process that started this one is killed
+            last = self.folder / "checkpoints" / "last.ckpt"
+            is_saved = self.command == "fit" and last.is_file()
+            how = [f"python -m src fit --ckpt_path {last}"] if is_saved else []
+            raise KeyboardInterrupt(*how) from None
+
+    def _execute(self, ckpt_path: Path | None) -> None:
         what: dict[str, Any] = {"model": self.model, "datamodule": self.datamodule}
         if self.command == "fit":
             self._fit(what, ckpt_path)
@@ -126,17 +152,23 @@ class CLI(LightningCLI):
             print(f"run folder: {self.folder}")
 
     def _fit(self, what: dict[str, Any], ckpt_path: Path | None) -> None:
-        try:
-            self.trainer.fit(**what, ckpt_path=ckpt_path)
-        except SystemExit:  # how Lightning ends a run at Ctrl-C
-            last = self.folder / "checkpoints" / "last.ckpt"
-            how = [f"python -m src fit --ckpt_path {last}"] if last.is_file() else []
-            raise KeyboardInterrupt(*how) from None
+        self.trainer.fit(**what, ckpt_path=ckpt_path)
+        files = self.trainer.strategy.checkpoint_io
+        if self.trainer.is_global_zero and self.checkpoint.get("global_step") == self.trainer.global_step:
+            print(f"{self.folder} is finished: there is nothing left to train")
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", None)
         self.trainer.test(**what, ckpt_path=best or None, verbose=False)
         for logger in self.trainer.loggers:
             if isinstance(logger, Wandb):
                 logger.finish()
+        if isinstance(files, DurableIO):
+            files.check()
+
+
+def is_helper(trainer: L.Trainer) -> bool:
+    """Whether another process of this run started this one."""
+    environment = trainer._accelerator_connector.cluster_environment
+    return isinstance(environment, LightningEnvironment) and not trainer.is_global_zero
 
 
 def run(command: str, argv: list[str]) -> dict[str, float]:
@@ -150,26 +182,33 @@ def run(command: str, argv: list[str]) -> dict[str, float]:
     """
     flags = list(pairs([word for word in argv if word != "--print_config"]))
     files = [value for name, value in flags if name == "config"]
-    own = {name: value for name, value in flags if name in ("run", "ckpt_path")}
-    path = Path(own["ckpt_path"]) if "ckpt_path" in own else None
+    own = {name: value for name, value in flags if name in ("run", "ckpt_path", "resume")}
+    flags = [flag for flag in flags if flag[0] not in ("config", *own)]
+    flags.sort(key=lambda flag: flag[0].count("."))  # classes first
+    path = run_folder.find(merged(Config(), files, flags), **own)
     if command != "fit" and not path:
         raise ValueError(f"{command} needs a model: give --ckpt_path RUN/checkpoints/best.ckpt")
     config, checkpoint = Config(), {}
     if path:
         checkpoint = run_folder.read_checkpoint(path)
         config.add(checkpoint["config"], str(path))
-    for file in files:
-        config.add_file(Path(file))
-    for name, value in sorted(flags, key=lambda flag: flag[0].count(".")):  # classes first
-        if name not in ("config", *own):
-            config.add_flag(name, value)
-    tree = config.checked()
-    root = Path(tree["trainer"]["default_root_dir"] or "runs")
+    tree = merged(config, files, flags).checked()
+    root = run_folder.root_of(tree)
     name = Path([*files, path or "run"][0]).stem
-    with run_folder.opened(root, own.get("run"), name, path) as folder, quiet():
+    resumes = "resume" in own
+    with run_folder.opened(root, own.get("run"), name, path, resumes) as folder, quiet():
         cli = CLI("print_config" if "--print_config" in argv else command, tree, folder, checkpoint)
         cli.execute(path)
         return {name: value.item() for name, value in cli.trainer.callback_metrics.items()}
+
+
+def merged(config: Config, files: list[str], flags: list[tuple[str, str]]) -> Config:
+    """The config with files and then flags over it."""
+    for file in files:
+        config.add_file(Path(file))
+    for name, value in flags:
+        config.add_flag(name, value)
+    return config
 
 
 def pairs(words: list[str]) -> Iterator[tuple[str, str]]:

@@ -152,6 +152,12 @@ class DurableIO(CheckpointIO):
         if self._saving:
             self._saving.result()
 
+    def check(self) -> None:
+        """Raises an OSError if the newest checkpoint could not be saved."""
+        self.wait()
+        if self.failure:
+            raise self.failure
+
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         self.wait()
         checkpoint: dict[str, Any] = load(Path(path))

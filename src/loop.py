@@ -74,9 +74,11 @@ class DirectLoop(_TrainingEpochLoop):
         }
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
-        self.restarting = False  # checkpoints are made here: no step and no validation is half done
-        for hook in self._between:
-            hook(self.trainer, self.trainer.lightning_module)
+        # Checkpoints are made here, where no step, validation or schedule is half done.
+        self.restarting = self.trainer.fit_loop._restarting = False
+        if self._accumulated_batches_reached():
+            for hook in self._between:
+                hook(self.trainer, self.trainer.lightning_module)
         if not self._direct:
             super().advance(data_fetcher)
             return

@@ -39,10 +39,12 @@ class Resume(Callback):
         if trainer.state.fn == "fit":
             self._found = checkpoint.get("resume", {})
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Loggers forget what was logged after the checkpoint: it is logged again."""
         for log in of_state(trainer):
             log.load_state_dict(self._found.get("logs", {}).get(type(log).__name__, {}))
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         trainer._logger_connector._callback_metrics.update(self._found.get("metrics", {}))
 
     def between_steps(self, trainer: Any, pl_module: Any) -> None:
