@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MeanMetric
@@ -66,18 +66,28 @@ def bare_lightning(x: Tensor, y: Tensor, net: nn.Module, clock: Clock, num_epoch
 
 
 class RowByRow(Dataset):
-    """One image at a time, by way of Pillow, as torchvision's MNIST, ToTensor and Normalize do."""
+    """One image at a time, by way of Pillow, as torchvision's MNIST, ToTensor and Normalize do.
 
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.x, self.y = x, y
+    With `changes` it is flipped and shifted, as by RandomHorizontalFlip and RandomCrop.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, changes: bool = False) -> None:
+        self.x, self.y, self.changes = x, y, changes
         self.mean, self.std = (values / 255 for values in scale(x))
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        picture = Image.fromarray(self.x[row, 0].numpy())
-        pixels = torch.from_numpy(np.array(picture, copy=True)).view(28, 28, 1)
+        picture = Image.fromarray(self.x[row].permute(1, 2, 0).squeeze(-1).numpy())
+        if self.changes:
+            if torch.rand(1) < 0.5:
+                picture = ImageOps.mirror(picture)
+            width, height = picture.size
+            left, top = torch.randint(0, 9, (2,)).tolist()
+            whole = ImageOps.expand(picture, 4)
+            picture = whole.crop((left, top, left + width, top + height))
+        pixels = torch.from_numpy(np.array(picture, copy=True)).view(*self.x.shape[2:], -1)
         image = pixels.permute(2, 0, 1).contiguous().to(torch.float32).div(255)
         mean, std = torch.as_tensor(self.mean), torch.as_tensor(self.std)
         return image.clone().sub_(mean).div_(std), int(self.y[row])
@@ -115,7 +125,15 @@ class Usual(L.LightningModule):
 
 
 def usual_lightning(
-    x: Tensor, y: Tensor, net: nn.Module, clock: Clock, num_epochs: int, num_val: int = 0
+    x: Tensor,
+    y: Tensor,
+    net: nn.Module,
+    clock: Clock,
+    num_epochs: int,
+    num_val: int = 0,
+    size: int = BATCH_SIZE,
+    accelerator: str = "cpu",
+    changes: bool = False,
 ) -> None:
     """A DataLoader of rows, metrics that are objects, a CSV, a checkpoint, a progress bar."""
 
@@ -123,16 +141,17 @@ def usual_lightning(
         def __iter__(self) -> Any:
             return clock(super().__iter__())
 
-    val = DataLoader(RowByRow(x[:num_val], y[:num_val]), BATCH_SIZE) if num_val else None
+    val = DataLoader(RowByRow(x[:num_val], y[:num_val]), size) if num_val else None
     with TemporaryDirectory() as folder:
         L.Trainer(
-            accelerator="cpu",
+            accelerator=accelerator,
+            devices=1,
             max_epochs=num_epochs,
             default_root_dir=folder,
             logger=CSVLogger(folder),
             callbacks=[ModelCheckpoint(Path(folder), monitor="val/loss" if val else None)],
             num_sanity_val_steps=0,
-        ).fit(Usual(net), Clocked(RowByRow(x, y), BATCH_SIZE, shuffle=True), val)
+        ).fit(Usual(net), Clocked(RowByRow(x, y, changes), size, shuffle=True), val)
 
 
 class Stopwatch(Callback):

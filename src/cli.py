@@ -154,7 +154,10 @@ class CLI(LightningCLI):
     def _fit(self, what: dict[str, Any], ckpt_path: Path | None) -> None:
         self.trainer.fit(**what, ckpt_path=ckpt_path)
         files = self.trainer.strategy.checkpoint_io
-        if self.trainer.is_global_zero and self.checkpoint.get("global_step") == self.trainer.global_step:
+        if (
+            self.trainer.is_global_zero
+            and self.checkpoint.get("global_step") == self.trainer.global_step
+        ):
             print(f"{self.folder} is finished: there is nothing left to train")
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", None)
         self.trainer.test(**what, ckpt_path=best or None, verbose=False)

@@ -77,7 +77,7 @@ def test_train_metrics_are_those_of_all_ranks(go, tmp_path):
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 def test_a_gpu_trains_with_the_data_on_it(go, precision):
     said = go(
-        "fit --config configs/digits_convnet.yaml --trainer.max_epochs 3 --trainer.accelerator gpu "
+        "fit --config configs/digits_convnet.yaml --trainer.max_epochs 8 --trainer.accelerator gpu "
         "--trainer.devices 1",
         "--trainer.precision", precision,
     )  # fmt: skip

@@ -1,4 +1,5 @@
 import csv
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,14 +9,33 @@ from src.callbacks import EMA
 LINE = "fit --config configs/digits_mlp.yaml --config configs/callbacks/ema.yaml"
 
 
+class Counting(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(3))
+        self.constant = torch.nn.Parameter(torch.linspace(-1, 1, 1000))
+        self.statistic = torch.nn.Buffer(torch.linspace(-1, 1, 1000, dtype=torch.float64))
+        self.count = torch.nn.Buffer(torch.tensor(0))
+
+
 def test_weights_are_averaged_counts_copied_and_constants_kept():
-    average = EMA(decay=0.9)._kwargs["avg_fn"]
-    for step, share in ((1, 0.9), (9, 0.5), (81, 0.1), (10_000, 0.1)):
-        got = average(torch.zeros(3), torch.ones(3), torch.tensor(step))
-        torch.testing.assert_close(got, torch.full((3,), share))
-        assert average(torch.tensor(5), torch.tensor(6), torch.tensor(step)) == 6
-        for constant in (torch.rand(1000), torch.rand(1000).double(), torch.arange(10_000)):
-            assert torch.equal(average(constant, constant, torch.tensor(step)), constant)
+    ema, model = EMA(decay=0.9), Counting()
+    ema._average_model = torch.optim.swa_utils.AveragedModel(model)
+    average = ema._average_model.module
+    ema.on_train_start(None, model)
+    model.weight.data.fill_(1)
+    expected = torch.zeros(3, dtype=torch.float64)
+    for step in range(100):
+        model.count += 1
+        model.weight.data.mul_(1.01)
+        ema.on_train_batch_end(SimpleNamespace(global_step=step + 1))
+        ema.on_train_batch_end(SimpleNamespace(global_step=step + 1))  # of the same step
+        share = max(9 / (9 + step), 0.1)
+        expected += share * (model.weight.data.double() - expected)
+        torch.testing.assert_close(average.weight.double(), expected, rtol=1e-5, atol=0)
+    assert average.count == model.count == ema._average_model.n_averaged == 100
+    assert torch.equal(average.constant, model.constant)
+    assert torch.equal(average.statistic, model.statistic)
 
 
 def test_a_decay_that_is_none():

@@ -311,6 +311,24 @@ def test_each_stage_has_its_options():
     assert net(torch.randn(2, 2, 16, 16)).shape == (2, 5)
 
 
+def test_a_maximum_may_stand_for_a_stride():
+    options = {"widths": (4, 6), "depths": (1, 2), "block": ("residual", "plain"), "stem_stride": 3}
+    net = ConvNet((2, 13, 13), 5, down="max", **options).eval()
+    convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert {conv.stride for conv in convs} == {(1, 1)}
+    pools = [m for m in net.modules() if isinstance(m, nn.MaxPool2d)]
+    assert [pool.kernel_size for pool in pools] == [3, 2, 2, 2]
+    sizes = []
+    for stage in net.stages:
+        stage.register_forward_hook(lambda *args: sizes.append(args[2].shape[-1]))
+    x = torch.randn(2, 2, 13, 13)
+    assert net(x).shape == (2, 5)
+    assert sizes == [5, 3, 2, 2], "rounded up, as a stride does"
+    conv, _, norm = net.stages[0][0]
+    expected = norm(nn.functional.max_pool2d(conv(x), 3, ceil_mode=True)).relu()
+    torch.testing.assert_close(net.stages[0](x), expected)
+
+
 def test_channels_last_changes_the_memory_alone():
     seeded = []
     for channels_last in (False, True):

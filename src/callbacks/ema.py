@@ -1,9 +1,10 @@
 """An average of the weights beside those that are trained."""
 
+from itertools import chain
 from typing import Any
 
+import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
-from torch import Tensor
 
 
 class EMA(WeightAveraging):
@@ -17,14 +18,8 @@ class EMA(WeightAveraging):
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"`decay` of the callback EMA is {decay:g}, not in [0, 1)")
-
-        def average(mean: Tensor, value: Tensor, num_averaged: Tensor) -> Tensor:
-            if not mean.is_floating_point():
-                return value
-            share = (9 / (9 + num_averaged)).clamp(min=1 - decay)
-            return mean.lerp(value, share.to(mean.dtype))
-
-        super().__init__(avg_fn=average)
+        super().__init__()
+        self.decay = decay
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._device = trainer.strategy.root_device  # the model itself gets there later
@@ -34,6 +29,33 @@ class EMA(WeightAveraging):
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         super().on_train_end(trainer, pl_module)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        average: Any = self._average_model
+        self._num_averaged = int(average.n_averaged)
+        pairs = [
+            (mean.detach(), value.detach())
+            for mean, value in zip(
+                chain(average.module.parameters(), average.module.buffers()),
+                chain(pl_module.parameters(), pl_module.buffers()),
+                strict=True,
+            )
+        ]
+        averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._means, self._values = [mean for mean, _ in averaged], [value for _, value in averaged]
+        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        """All weights at once, where Lightning has the host wait for the GPU at each."""
+        if trainer.global_step == self._latest_update_step:  # gradients are accumulated
+            return
+        self._latest_update_step = trainer.global_step
+        share = max(9 / (9 + self._num_averaged), 1 - self.decay)
+        torch._foreach_lerp_(self._means, self._values, share)
+        for mean, value in self._copied:
+            mean.copy_(value)
+        self._num_averaged += 1
+        self._average_model.n_averaged += 1  # type: ignore[union-attr]
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
         if trainer.state.fn == "fit":  # a test takes the average, which `state_dict` holds

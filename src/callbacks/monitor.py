@@ -64,7 +64,7 @@ class Monitor(Callback):
         last = f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else ""
         self._epoch = f"epoch {trainer.current_epoch + 1}{last}"
         self._open(self._epoch, trainer.num_training_batches + sum(trainer.num_val_batches))
-        self._started = time.perf_counter() - seconds
+        self._started = now(trainer) - seconds
 
     def state_dict(self) -> dict[str, Any]:
         norms = torch.stack(self._norms).cpu() if self._norms else torch.zeros(0)
@@ -74,11 +74,11 @@ class Monitor(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._found = state_dict
 
-    def on_validation_start(self, *_: Any) -> None:
-        self._paused = time.perf_counter()
+    def on_validation_start(self, trainer: Any, *_: Any) -> None:
+        self._paused = now(trainer)
 
-    def on_validation_end(self, *_: Any) -> None:
-        self._val_s += time.perf_counter() - self._paused
+    def on_validation_end(self, trainer: Any, *_: Any) -> None:
+        self._val_s += now(trainer) - self._paused
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         if self._steps % EVERY_N_STEPS == 0:
@@ -89,7 +89,7 @@ class Monitor(Callback):
         self._lr = optimizer.param_groups[0]["lr"]  # at the epoch's end it is that of the next
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self._seconds = time.perf_counter() - self._started
+        self._seconds = now(trainer) - self._started
         num_seen = pl_module.sums.num_rows * trainer.world_size
         values = {"samples_per_s": num_seen / (self._seconds - self._val_s)}
         if self._norms:
@@ -109,3 +109,10 @@ class Monitor(Callback):
         speed = f"{found['samples_per_s']:,.0f} rows/s"
         print(self._epoch, *words, speed, f"{self._seconds:.1f} s", sep="  ", flush=True)
         self._seconds = 0.0
+
+
+def now(trainer: Any) -> float:
+    """Seconds, once a GPU has done all that it was given."""
+    if trainer.strategy.root_device.type != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter()

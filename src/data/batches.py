@@ -76,7 +76,10 @@ class Batches:
         return index[self.rank :: self.world_size][: self.num_rows]
 
     def __iter__(self) -> Iterator[Batch]:
-        rows = torch.split(self.order(), self.batch_size)
+        order = self.order()
+        if isinstance(self.x, Tensor):
+            order = order.to(self.x.device)  # once an epoch: the host waits for such a copy
+        rows = torch.split(order, self.batch_size)
         starts_anew = self.seed is None or self.position >= len(rows)
         for position in range(0 if starts_anew else self.position, len(rows)):
             self.position = position + 1
@@ -85,8 +88,7 @@ class Batches:
 
     def _take(self, row: Tensor) -> Batch:
         if isinstance(self.x, Tensor):
-            row = row.to(self.x.device)
-            x = self.x[row]
+            x = self.x.index_select(0, row)
         else:
             x = torch.from_numpy(self.x[row.numpy()])  # 1.3 to 3 times as fast as torch's indexing
         return Batch(x, None if self.y is None else self.y.index_select(0, row), row)

@@ -10,20 +10,26 @@ from torch import Tensor, nn
 from src.nets.net import HEAD_SCALE, Net, activation_of, each, init_
 
 Block = Literal["residual", "plain"]
-LAYERS = {1: (nn.Conv1d, nn.BatchNorm1d), 2: (nn.Conv2d, nn.BatchNorm2d)}  # by axes of a kernel
+LAYERS = {  # by axes of a kernel
+    1: (nn.Conv1d, nn.MaxPool1d, nn.BatchNorm1d),
+    2: (nn.Conv2d, nn.MaxPool2d, nn.BatchNorm2d),
+}
 
 
 def conv_norm(
-    axes: int, norm: str, after: str, in_dim: int, dim: int, kernel: int, stride: int
+    axes: int, down: str, norm: str, after: str, in_dim: int, dim: int, kernel: int, stride: int
 ) -> nn.Sequential:
     """Convolution and norm. Sizes are divided by the stride and rounded up, so none gets to 0."""
-    conv, batch_norm = LAYERS[axes]
-    layer = init_(conv(in_dim, dim, kernel, stride, padding=kernel // 2, bias=False), after)
+    conv, pool, batch_norm = LAYERS[axes]
+    pools = down == "max" and stride > 1
+    step = 1 if pools else stride
+    layer = init_(conv(in_dim, dim, kernel, step, padding=kernel // 2, bias=False), after)
+    layers = [layer, pool(stride, ceil_mode=True)] if pools else [layer]
     if norm == "batch":
-        return nn.Sequential(layer, batch_norm(dim))
+        return nn.Sequential(*layers, batch_norm(dim))
     # Groups of 16 channels or somewhat more: Wu and He 2018, arXiv:1803.08494, table 3.
     groups = max(n for n in range(1, max(16, dim) // 16 + 1) if dim % n == 0)
-    return nn.Sequential(layer, nn.GroupNorm(groups, dim))
+    return nn.Sequential(*layers, nn.GroupNorm(groups, dim))
 
 
 class Residual(nn.Module):
@@ -39,7 +45,7 @@ class Residual(nn.Module):
     ) -> None:
         super().__init__()
         first, last = conv(after, in_dim, dim, kernel, stride), conv(after, dim, dim, kernel, 1)
-        nn.init.zeros_(last[1].weight)
+        nn.init.zeros_(last[-1].weight)
         self.branch = nn.Sequential(first, activation_of(after), last)
         same = stride == 1 and in_dim == dim
         self.shortcut = nn.Identity() if same else conv(after, in_dim, dim, 1, stride)
@@ -60,6 +66,8 @@ class ConvNet(Net):
         depths: Number of blocks of a stage.
         kernel: Size of the convolutions of a stage, odd.
         strides: Stride of the first block of a stage.
+        down: How a stride makes images smaller: by a convolution of that `stride`, or by the `max`
+            of that many pixels after one of stride 1, which costs more and often finds more.
         block: `residual` is two convolutions with a shortcut, `plain` is one convolution.
         stem_width: Channels of the first convolution.
         stem_kernel: Size of the first convolution, odd.
@@ -79,6 +87,7 @@ class ConvNet(Net):
         depths: int | tuple[int, ...] = 1,
         kernel: int | tuple[int, ...] = 3,
         strides: int | tuple[int, ...] = 2,
+        down: Literal["stride", "max"] = "stride",
         block: Block | tuple[Block, ...] = "residual",
         stem_width: int = 32,
         stem_kernel: int = 3,
@@ -102,7 +111,7 @@ class ConvNet(Net):
             ["plain", *each("block", block, count)],
             strict=True,
         )
-        conv, in_dim, after = partial(conv_norm, axes, norm), in_shape[0], "identity"
+        conv, in_dim, after = partial(conv_norm, axes, down, norm), in_shape[0], "identity"
         self.stages = nn.Sequential()
         for dim, depth, size, first_stride, kind in stages:
             for stride in [first_stride] + [1] * (depth - 1):

@@ -1,0 +1,144 @@
+"""Measures training on a GPU against the plainest PyTorch with the same settings.
+
+python -m scripts.bench_gpu                              # some five minutes on one GPU
+python -m scripts.bench_gpu resnet --json gpu.json       # a part
+python -m scripts.bench_gpu --short                      # small, on a CPU: to see that it works
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from scripts import bare, usual
+from scripts.bench import CSV, MLP, Bench, Row, compared, fit, quietly, table
+
+import torch  # isort: skip  # after scripts.bench, which imports Lightning quickly
+
+RESNET = "{ConvNet: {widths: [64, 128, 256, 512], depths: 2, strides: [1, 2, 2, 2], stem_width: 64, channels_last: true}}"  # fmt: skip  # noqa: E501
+SGD = "{SGD: {lr: 0.01, momentum: 0.9, nesterov: true, fused: true}}"
+IMAGES = (3, 32, 32)
+
+
+class Gpu(Bench):
+    """Times whole epochs: the host waits for the GPU at both ends of each, and nowhere else."""
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.short else "cuda"
+
+    def flags(self, net: str, batch_size: int, *more: str) -> list[str]:
+        given = [*self.config(net), *CSV, "--data.batch_size", str(batch_size), "--model.optimizer"]
+        given += [SGD, "--trainer.accelerator", self.device]
+        given += ["--trainer.devices", "1", "--trainer.precision", "bf16-mixed", *more]
+        return [*given, "--trainer.max_epochs", "3"]
+
+    def rates(
+        self, programs: dict[str, Callable[[bare.Clock], Any]], steps: int
+    ) -> dict[str, float]:
+        """Microseconds a step of each program, in the quickest of its epochs of `steps` steps."""
+        found: dict[str, float] = {}
+        for name, program in programs.items():
+            marks: list[float] = []
+
+            def clock(batches: Iterable, marks: list[float] = marks) -> Iterator:
+                for i, batch in enumerate(batches):
+                    if i in (1, steps - 1):
+                        if self.device == "cuda":
+                            torch.cuda.synchronize()
+                        marks.append(time.perf_counter())
+                    yield batch
+
+            quietly(partial(program, clock))
+            seconds = [end - begin for begin, end in zip(marks[::2], marks[1::2], strict=True)]
+            found[name] = 1e6 * min(seconds) / (steps - 2)
+            print(f"  {name}: {found[name]:,.0f} µs", flush=True)
+        return found
+
+
+def resnet(bench: Gpu) -> list[Row]:
+    """A step of ResNet-18, 512 images 3x32x32, flipped and shifted, bf16, channels last."""
+    size, steps = (16, 3) if bench.short else (512, 40)
+    x, y = bench.images(size * steps, IMAGES)
+    flags = bench.flags(RESNET, size, "--model.augment", "[Flip, Crop]")
+    loop = partial(bare.images, x, y, size=size, device=bench.device)
+    most = partial(usual.usual_lightning, x[: 3 * size], y[: 3 * size], bare.resnet())
+    found = bench.rates({
+        "bare loop": lambda c: loop(bare.resnet(), c, 3),
+        "fit": fit(flags),
+        "bare loop, compiled": lambda c: loop(bare.resnet(), c, 3, compiled=True),
+        "fit, compiled": fit([*flags, "--model.compile", "true"]),
+    }, steps)  # fmt: skip
+    found |= bench.rates({
+        "Lightning as most use it, in float32":
+            lambda c: most(c, 2, size=size, accelerator=bench.device, changes=True),
+    }, 3)  # fmt: skip
+    return compared(found, "bare loop", "µs", fit="≤ 1.11", Lightning="≥ 5 of fit")
+
+
+def mlp(bench: Gpu) -> list[Row]:
+    """A step of 784-64-128-64-10 with batch norm, 128 rows: the host's work is all that counts."""
+    steps = 10 if bench.short else 200
+    x, y = bench.images(128 * steps)
+    flags = bench.flags(MLP, 128)
+    loop = partial(bare.images, x, y, size=128, device=bench.device, changes=False)
+    found = bench.rates({
+        "bare loop": lambda c: loop(bare.mlp(), c, 3),
+        "fit": fit(flags),
+        "fit, with CUDA graphs": fit([*flags, "--model.compile", "reduce-overhead"]),
+    }, steps)  # fmt: skip
+    return compared(found, "bare loop", "µs")
+
+
+def recipe(bench: Gpu) -> list[Row]:
+    """A step of configs/cifar10_fast.yaml, 1,024 random images 3x32x32, bf16."""
+    size, steps = (16, 3) if bench.short else (1024, 40)
+    bench.images(size * steps, IMAGES)
+    flags = ["--config", "configs/cifar10_fast.yaml", "--trainer.default_root_dir"]
+    flags += [str(bench.folder / "runs"), "--data.source", "Arrays", "--data.source.path"]
+    flags += [str(bench.folder / "data.npz"), "--data.partition.duplicates", "allow"]
+    flags += [*CSV, "--data.batch_size", str(size), "--trainer.precision", "bf16-mixed"]
+    flags += ["--trainer.accelerator", bench.device]
+    more = [] if bench.short else ["--model.compile", "reduce-overhead"]
+    found = bench.rates({"fit": fit(flags), "fit, with CUDA graphs": fit([*flags, *more])}, steps)
+    return [
+        *compared(found, "fit", "µs"),
+        *(Row(f"{name}: images a second", 1e6 * size / us, "") for name, us in found.items()),
+    ]
+
+
+PARTS = (resnet, mlp, recipe)
+
+
+def main() -> None:
+    """Measures the parts that are asked for."""
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
+    parts = {part.__name__: part for part in PARTS}
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}")
+    parser.add_argument("--short", action="store_true", help="everything small, on a CPU")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    given = parser.parse_args()
+    if unknown := set(given.parts) - parts.keys():
+        parser.error(f"no part {min(unknown)!r}; there are: {', '.join(parts)}")
+    if not (given.short or torch.cuda.is_available()):
+        parser.error("there is no GPU; --short runs it on a CPU")
+    machine = "CPU" if given.short else torch.cuda.get_device_name()
+    found: dict[str, Any] = {"machine": machine, "torch": torch.__version__}
+    print(f"{machine}, torch {torch.__version__}")
+    for name in given.parts or parts:
+        with TemporaryDirectory() as folder:
+            rows = parts[name](Gpu(Path(folder), given.short))
+        print(f"\n{table((parts[name].__doc__ or '').rstrip('.'), rows)}", flush=True)
+        found[name] = [row._asdict() for row in rows]
+        if given.json:
+            given.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
