@@ -14,7 +14,6 @@ from typing import Any
 
 import lightning.pytorch as L
 import yaml
-from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -25,7 +24,7 @@ from src.callbacks.faults import Signals
 from src.callbacks.resume import Resume
 from src.config import Config, Tree
 from src.data.module import DataModule
-from src.durable import DurableIO
+from src.durable import DurableIO, previous
 from src.errors import short
 from src.loop import DirectLoop
 from src.models.model import Model
@@ -153,14 +152,12 @@ class CLI(LightningCLI):
 
     def _fit(self, what: dict[str, Any], ckpt_path: Path | None) -> None:
         self.trainer.fit(**what, ckpt_path=ckpt_path)
-        files = self.trainer.strategy.checkpoint_io
-        if (
-            self.trainer.is_global_zero
-            and self.checkpoint.get("global_step") == self.trainer.global_step
-        ):
+        trainer, files = self.trainer, self.trainer.strategy.checkpoint_io
+        if trainer.is_global_zero and self.checkpoint.get("global_step") == trainer.global_step:
             print(f"{self.folder} is finished: there is nothing left to train")
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", None)
-        self.trainer.test(**what, ckpt_path=best or None, verbose=False)
+        best = Path(getattr(trainer.checkpoint_callback, "best_model_path", None) or "none")
+        there = best.is_file() or previous(best).is_file()  # no disk may have taken it
+        trainer.test(**what, ckpt_path=best if there else None, verbose=False)
         for logger in self.trainer.loggers:
             if isinstance(logger, Wandb):
                 logger.finish()
@@ -171,7 +168,7 @@ class CLI(LightningCLI):
 def is_helper(trainer: L.Trainer) -> bool:
     """Whether another process of this run started this one."""
     environment = trainer._accelerator_connector.cluster_environment
-    return isinstance(environment, LightningEnvironment) and not trainer.is_global_zero
+    return type(environment).__name__ == "LightningEnvironment" and not trainer.is_global_zero
 
 
 def run(command: str, argv: list[str]) -> dict[str, float]:

@@ -67,7 +67,7 @@ def is_whole(path: Path) -> bool:
 
 
 def put(part: Path, path: Path, keep: bool) -> None:
-    """Gives `part`, a file on the disk, the name `path`; with `keep` the old one becomes `.prev`."""
+    """Gives `part` the name `path`; with `keep` the file that had it becomes `.prev`."""
     if keep:
         kept = part.with_suffix(".kept")
         kept.unlink(missing_ok=True)
@@ -156,7 +156,8 @@ class DurableIO(CheckpointIO):
         """Raises an OSError if the newest checkpoint could not be saved."""
         self.wait()
         if self.failure:
-            raise self.failure
+            why = self.failure.strerror
+            raise OSError(f"the newest checkpoint was not saved ({why})")
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         self.wait()

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
+from torch import Tensor
 
 from src.durable import DurableIO, previous, sweep
 
@@ -25,7 +25,7 @@ class Checkpoint(ModelCheckpoint):
             an epoch.
     """
 
-    state_key = "Checkpoint"  # type: ignore[assignment]
+    state_key = "Checkpoint"
 
     def __init__(
         self,
@@ -63,7 +63,8 @@ class Checkpoint(ModelCheckpoint):
         if trainer.state.fn == "fit" and every and (trainer.current_epoch + 1) % every == 0:
             self._is_due = True
 
-    on_train_epoch_end = on_validation_end
+    def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
+        self.on_validation_end(trainer)
 
     def between_steps(self, trainer: Any, *_: Any) -> None:
         """Saves what is due."""
@@ -72,7 +73,11 @@ class Checkpoint(ModelCheckpoint):
             self.save(trainer)
 
     def on_train_end(self, trainer: Any, *_: Any) -> None:
+        """Saves for the last time: when it returns, the files are on the disk."""
         self.save(trainer)
+        if isinstance(files := trainer.strategy.checkpoint_io, DurableIO):
+            files.wait()
+        trainer.strategy.barrier()
 
     def save(self, trainer: Any) -> None:
         """Saves the newest, and the best if that is it."""
@@ -80,18 +85,19 @@ class Checkpoint(ModelCheckpoint):
             return
         is_due, self._is_due = self._is_due, False
         score = trainer.callback_metrics.get(self.monitor) if self.monitor else None
-        is_best = is_due and (
-            self._is_better(score.cpu()) if score is not None else not self.monitor
-        )
+        is_best = is_due and self._is_better(score)
         best, last = str(Path(self.last_model_path).with_name("best.ckpt")), self.last_model_path
         if is_best:
-            self.best_model_path, self.best_model_score = best, score
+            self.best_model_path = best
+            self.best_model_score = score if score is None else score.cpu()
         self._save_checkpoint(trainer, best if is_best else last)
         files = trainer.strategy.checkpoint_io
         if is_best and trainer.is_global_zero and isinstance(files, DurableIO):
             files.copy(Path(best), Path(last))
 
-    def _is_better(self, score: torch.Tensor) -> bool:
+    def _is_better(self, score: Tensor | None) -> bool:
+        if score is None:  # of what is monitored, there is none yet
+            return not self.monitor
         old = self.best_model_score
         return old is None or bool(score < old if self.mode == "min" else score > old)
 

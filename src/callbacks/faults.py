@@ -61,10 +61,11 @@ class Signals(Callback):
         if ends:
             for callback in trainer.callbacks:
                 if isinstance(callback, Checkpoint):
-                    callback.save(trainer)
+                    callback.on_train_end(trainer)
             raise KeyboardInterrupt
 
     def on_train_end(self, *_: Any) -> None:
         self._trains = False
 
-    on_exception = on_train_end
+    def on_exception(self, *_: Any) -> None:
+        self._trains = False

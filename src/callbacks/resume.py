@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside Lightning's, so that a run that goes on ends with the same bits."""
+"""What else a checkpoint needs, so that a run that goes on ends with the same bits."""
 
 from __future__ import annotations
 
@@ -72,10 +72,11 @@ def of_state(trainer: Any) -> list[Any]:
 def random_state(device: torch.device) -> dict[str, Any]:
     """The states of the generators of Python, numpy and torch."""
     version, words, spare = random.getstate()
-    name, keys, *rest = np.random.get_state()  # type: ignore[misc] # noqa: NPY002
+    kept: Any = np.random.get_state()  # noqa: NPY002
+    name, keys, *rest = kept
     return {
         "python": [version, list(words), spare],
-        "numpy": [name, keys.tolist(), *rest],  # type: ignore[union-attr]
+        "numpy": [name, keys.tolist(), *rest],
         "torch": torch.get_rng_state(),
         "device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
