@@ -38,7 +38,7 @@ NOISE = (
     r"(?s).*(does not have many workers|to estimate number|logging interval|sync_dist=True|"
     r"isinstance\(treespec, LeafSpec\)|lr_scheduler\.step\(\)|Checkpoint directory|GPU available|"
     r"predict returned None|was configured so|Glyph|across ranks is zero|WeightAveraging callback|"
-    r"Missing logger folder|The dirpath has changed|args parameter is intended)"
+    r"Missing logger folder|The dirpath has changed|args parameter is intended|AccumulateGrad)"
 )
 
 

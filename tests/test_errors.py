@@ -269,7 +269,7 @@ def test_wrong_images(refused, tmp_path, harm, line):
 
 def test_no_config(refused, tmp_path):
     there = (
-        "there are: configs/breast_cancer_mlp.yaml, configs/cifar10_resnet18.yaml, "
+        "there are: configs/breast_cancer_mlp.yaml, configs/cifar10_fast.yaml, configs/cifar10_resnet18.yaml, "
         "configs/diabetes_mlp.yaml, configs/digits_convnet.yaml, configs/digits_mlp.yaml, ..."
     )
     near = "no config configs/digit_mlp.yaml; did you mean configs/digits_mlp.yaml? "
