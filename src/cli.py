@@ -20,7 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from src import run_folder
 from src.callbacks import Monitor, Report
-from src.callbacks.faults import Signals
+from src.callbacks.faults import BadSteps, Signals
 from src.callbacks.resume import Resume
 from src.config import Config, Tree
 from src.data.module import DataModule
@@ -38,7 +38,7 @@ NOISE = (
     r"(?s).*(does not have many workers|to estimate number|logging interval|sync_dist=True|"
     r"isinstance\(treespec, LeafSpec\)|lr_scheduler\.step\(\)|Checkpoint directory|GPU available|"
     r"predict returned None|was configured so|Glyph|across ranks is zero|WeightAveraging callback|"
-    r"Missing logger folder|The dirpath has changed|args parameter is intended)"
+    r"Missing logger folder|The dirpath has changed|args parameter is intended|AccumulateGrad)"
 )
 
 
@@ -88,7 +88,8 @@ class CLI(LightningCLI):
         if config["num_nodes"] > 1 and not starters & os.environ.keys():
             what = f"`trainer.num_nodes` is {config['num_nodes']}, and nothing starts the others"
             raise ValueError(f"{what}: use scripts/slurm.sh, or torchrun on each node")
-        own = [run_folder.RunFolder(self.saved), Resume(), self.signals, Monitor(shown), Report()]
+        own = [run_folder.RunFolder(self.saved), Resume(), self.signals, BadSteps()]
+        own += [Monitor(shown), Report()]
         config["enable_progress_bar"] = False  # Lightning's
         named = filter(None, self.config_init["callbacks"].values())
         config["callbacks"] = [*own, *named, *(config["callbacks"] or [])]
@@ -149,10 +150,12 @@ class CLI(LightningCLI):
                 if name.startswith("val/" if self.command == "validate" else "test/"):
                     print(f"{name} {value:.6g}")
             print(f"run folder: {self.folder}")
+        if isinstance(files := self.trainer.strategy.checkpoint_io, DurableIO):
+            files.check()
 
     def _fit(self, what: dict[str, Any], ckpt_path: Path | None) -> None:
         self.trainer.fit(**what, ckpt_path=ckpt_path)
-        trainer, files = self.trainer, self.trainer.strategy.checkpoint_io
+        trainer = self.trainer
         if trainer.is_global_zero and self.checkpoint.get("global_step") == trainer.global_step:
             print(f"{self.folder} is finished: there is nothing left to train")
         best = Path(getattr(trainer.checkpoint_callback, "best_model_path", None) or "none")
@@ -161,8 +164,6 @@ class CLI(LightningCLI):
         for logger in self.trainer.loggers:
             if isinstance(logger, Wandb):
                 logger.finish()
-        if isinstance(files, DurableIO):
-            files.check()
 
 
 def is_helper(trainer: L.Trainer) -> bool:

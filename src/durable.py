@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,8 @@ class DurableIO(CheckpointIO):
                 self.failure = None
         except OSError as error:
             self.failure = error
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
             text = f"WARNING: {path} was not saved ({error.strerror}): the one before it stays"
             print(text, file=sys.stderr, flush=True)
 

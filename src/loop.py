@@ -121,6 +121,19 @@ class DirectLoop(_TrainingEpochLoop):
         given: dict[str, Any] = {}
 
         def closure() -> Tensor | None:
+            sums = vars(model.sums).copy()
+            try:
+                return forward_and_backward()
+            except RuntimeError as error:
+                if "memory" not in str(error):
+                    raise
+                reason = str(error)
+            optimizer.zero_grad()  # here, where nothing of the step is held any more
+            vars(model.sums).update(sums)
+            model.halve(len(batch.row), reason)
+            return closure()
+
+        def forward_and_backward() -> Tensor | None:
             vars(model)["_current_fx_name"] = "training_step"  # for what it logs
             with self._context():
                 output = model.training_step(batch, index)

@@ -131,9 +131,10 @@ class RunFolder(L.Callback):
 
     def __init__(self, config: str) -> None:
         self.config = config
+        self.files = durable.DurableIO()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        trainer.strategy.checkpoint_io = durable.DurableIO()
+        trainer.strategy.checkpoint_io = self.files
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]

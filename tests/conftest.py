@@ -55,7 +55,7 @@ def go(
 ) -> Callable[..., Said]:
     """`go("fit --config ...", "--key", value)`, as typed in the project's folder.
 
-    Runs go to `tmp_path/runs`, without W&B and plots unless the words ask for them.
+    Runs go to `tmp_path/runs`, on the CPU and without W&B unless the words ask for something else.
     """
     from src.__main__ import main
 
@@ -67,6 +67,8 @@ def go(
             argv += ["--trainer.default_root_dir", str(tmp_path / "runs")]
             if "--trainer.logger" not in argv and "logger" not in line:
                 argv += ["--trainer.logger", "[MetricsCsv]"]
+            if not any("accelerator" in word for word in argv):
+                argv += ["--trainer.accelerator", "cpu"]
         capfd.readouterr()
         code = main(argv)
         return Said(code, *capfd.readouterr())

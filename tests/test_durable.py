@@ -184,9 +184,7 @@ def test_a_full_disk_costs_checkpoints_and_not_the_run(nth, go, full, tmp_path):
     text = "was not saved (No space left on device): the one before it stays"
     assert lines[:-1] == [f"WARNING: {folder / 'best.ckpt'} {text}"] * (4 - nth)
     last = folder / "last.ckpt"
-    assert lines[-1] == (
-        "error: the newest checkpoint was not saved (No space left on device)"
-    )
+    assert lines[-1] == ("error: the newest checkpoint was not saved (No space left on device)")
     assert said.out.count("epoch ") == 3, "training goes on"
     if nth > 1:
         assert load(last)["epoch"] == nth - 1

@@ -77,7 +77,7 @@ def refused(go, tmp_path):
     "--model.net.in_shape [3]": "`model.net.in_shape`: MLP has no such option; " + MLP,
     "--model.optimizer.lrr 1": "`model.optimizer.lrr`: AdamW has no such option; did you mean lr? " + ADAMW,
     "--model.scheduler WarmupCosine --model.scheduler.warmup 1": "`model.scheduler.warmup`: WarmupCosine has no such option; did you mean warmup_frac? there are: warmup_frac, final_frac",
-    "--callbacks.checkpoint.moniter x": "`callbacks.checkpoint.moniter`: Checkpoint has no such option; did you mean monitor? there are: monitor, mode, every_n_epochs",
+    "--callbacks.checkpoint.moniter x": "`callbacks.checkpoint.moniter`: Checkpoint has no such option; did you mean monitor? there are: monitor, mode, every_n_epochs, every_n_steps",
     "--data.source.path x.csv": "`data.source.path`: Digits has no such option",
     "--.lr 3": "--.lr is no key: write it as --data.batch_size, say",
     # words
@@ -269,7 +269,7 @@ def test_wrong_images(refused, tmp_path, harm, line):
 
 def test_no_config(refused, tmp_path):
     there = (
-        "there are: configs/breast_cancer_mlp.yaml, configs/cifar10_resnet18.yaml, "
+        "there are: configs/breast_cancer_mlp.yaml, configs/cifar10_fast.yaml, configs/cifar10_resnet18.yaml, "
         "configs/diabetes_mlp.yaml, configs/digits_convnet.yaml, configs/digits_mlp.yaml, ..."
     )
     near = "no config configs/digit_mlp.yaml; did you mean configs/digits_mlp.yaml? "
@@ -336,7 +336,7 @@ def test_checkpoints_and_new_rows(go, refused, tmp_path):
         f"test {digits} --model.net ConvNet": unfit + 'Missing key(s) in state_dict: "net.stages.0.0.0.weight", ...',
         f"test {digits} --data.source Wine": "rows of Wine (13,) differ from those of the checkpoint (1, 8, 8) in shape, classes or features: give its `data.source`",
         f"test {digits} --data.batchsize 3": f"`data.batchsize`: DataModule has no such option; did you mean batch_size? {DATA}",
-        f"test --ckpt_path {tmp_path}/other.ckpt": "checkpoint {tmp}/other.ckpt was not written by this project: it has no config",
+        f"test --ckpt_path {tmp_path}/other.ckpt": "checkpoint {tmp}/other.ckpt is damaged, or no checkpoint",
         f"test --ckpt_path {tmp_path}/cut.ckpt": "checkpoint {tmp}/cut.ckpt is damaged, or no checkpoint",
         "test --config configs/digits_mlp.yaml": "test needs a model: give --ckpt_path RUN/checkpoints/best.ckpt",
         f"predict {wine} --data.predict_path {tmp_path}/inf.npy": "row 1 has no finite prediction: is a value in it infinite?",
@@ -354,6 +354,7 @@ def test_checkpoints_and_new_rows(go, refused, tmp_path):
 def test_a_loss_that_is_no_number(go):
     said = go(f"{FIT} --trainer.limit_train_batches 2 --model.optimizer.lr 1e30")
     assert said.err == (
+        "warning: step 2 is skipped: its loss or gradients are not finite\n"
         "error: val/loss is nan after epoch 0: lower `model.optimizer.lr`, clip with "
         "`trainer.gradient_clip_val`, or look for infinite values in the val rows\n"
     )

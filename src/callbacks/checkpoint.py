@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from torch import Tensor
@@ -83,6 +84,7 @@ class Checkpoint(ModelCheckpoint):
         """Saves the newest, and the best if that is it."""
         if trainer.fast_dev_run:
             return
+        check(trainer)
         is_due, self._is_due = self._is_due, False
         score = trainer.callback_metrics.get(self.monitor) if self.monitor else None
         is_best = is_due and self._is_better(score)
@@ -110,6 +112,18 @@ class Checkpoint(ModelCheckpoint):
         same = (state_dict["monitor"], state_dict["mode"]) == (self.monitor, self.mode)
         if same and (best.is_file() or previous(best).is_file()):
             self.best_model_score, self.best_model_path = state_dict["best"], str(best)
+
+
+def check(trainer: Any) -> None:
+    """Raises a FloatingPointError if a weight is not finite: such are not saved."""
+    weights = [*trainer.lightning_module.named_parameters()]
+    here = (getattr(p, "to_local", p.detach)() for _, p in weights)  # this process's share
+    fine = torch.stack([p.isfinite().all() for p in here]).tolist()
+    if bad := [name for (name, _), is_fine in zip(weights, fine, strict=True) if not is_fine]:
+        raise FloatingPointError(
+            f"after step {trainer.global_step} weights are not finite: {', '.join(bad[:4])}; they "
+            "are not saved, and the checkpoint before stays: lower `model.optimizer.lr`"
+        )
 
 
 class EarlyStopping(LightningEarlyStopping):

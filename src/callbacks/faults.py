@@ -1,18 +1,23 @@
-"""What ends a run early without losing anything: signals."""
+"""What goes wrong with a run, survived or ended without loss: signals, numbers that are none."""
 
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities import rank_zero_only
 
 from src.callbacks.checkpoint import Checkpoint
 
 SIGNALS = [getattr(signal, name, None) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")]
+MOST_IN_A_ROW = 3  # bad steps
+LOOK_EVERY_N_STEPS = 16  # where the host would have to wait for a GPU
 AGREE_EVERY_N_STEPS = 8  # several processes, which wait for each other to do so
 
 
@@ -69,3 +74,98 @@ class Signals(Callback):
 
     def on_exception(self, *_: Any) -> None:
         self._trains = False
+
+
+class BadSteps(Callback):
+    """Skips a step whose loss or gradients are not finite; the fourth in a row ends the run.
+
+    On a GPU a fused optimizer skips it by itself, and the host hears of it some steps later.
+    """
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._parameters = [p for p in pl_module.parameters() if p.requires_grad]
+        self._buffers = [b for b in pl_module.net.buffers() if b.is_floating_point()]
+        self._kept = [b.clone() for b in self._buffers]
+        device = pl_module.device
+        self._flags = torch.zeros(LOOK_EVERY_N_STEPS, device=device)
+        self._slots = torch.split(self._flags, 1)
+        self._one = torch.ones(1, device=device)
+        self._names = ["not known"]
+        self._steps: list[tuple[int, Any]] = []  # that are not looked at yet, with their rows
+        self._bad: list[int] = []  # the newest in a row
+        [optimizer] = trainer.optimizers
+        self._waits = device.type == "cpu" or not optimizer.defaults.get("fused")
+        self._shares = trainer.strategy.restore_checkpoint_after_setup  # each rank has some weights
+        self._off = getattr(trainer.precision_plugin, "scaler", None) is not None  # skips them
+
+    def between_steps(self, trainer: Any, pl_module: Any) -> None:
+        self._sums = vars(pl_module.sums).copy()
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, index: int) -> None:
+        self._rows = batch.row
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if self._off:
+            return
+        flag = self._slots[len(self._steps)].zero_()
+        grads = [p.grad for p in self._parameters if p.grad is not None]
+        if self._shares:
+            grads = [grad.to_local() for grad in grads]  # type: ignore[operator]
+        torch._amp_foreach_non_finite_check_and_unscale_(grads, flag, self._one)
+        self._steps.append((trainer.global_step + 1, self._rows))
+        if not self._waits:
+            optimizer.found_inf = flag
+        elif self._is_bad(flag, trainer, pl_module):
+            flag.fill_(1)
+            self._names = [
+                name
+                for name, p in pl_module.named_parameters()
+                if p.grad is not None and not p.grad.isfinite().all()
+            ]
+            optimizer.zero_grad(set_to_none=True)  # so it has nothing to do
+            vars(pl_module.sums).update(self._sums)
+        if self._waits or len(self._steps) == LOOK_EVERY_N_STEPS:
+            self._look()
+
+    def _is_bad(self, flag: torch.Tensor, trainer: Any, pl_module: Any) -> bool:
+        bad = bool(flag.item())
+        if self._shares:
+            return bool(trainer.strategy.reduce_boolean_decision(bad, all=False))
+        alone = trainer.world_size == 1  # else each has its own loss, but all the same gradients
+        return bad or (alone and not pl_module.sums.loss.isfinite().item())
+
+    def on_validation_start(self, *_: Any) -> None:
+        self._look()
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        self._look()
+
+    def _look(self) -> None:
+        """Counts the bad steps since the last look; takes back what they did to batch norm.
+
+        Raises:
+            FloatingPointError: There were too many in a row.
+        """
+        flags = self._flags[: len(self._steps)].tolist() if self._steps else []
+        if self._buffers:
+            pair = (self._buffers, self._kept) if any(flags) else (self._kept, self._buffers)
+            torch._foreach_copy_(*pair)
+        for (step, rows), flag in zip(self._steps, flags, strict=True):
+            self._bad = [*self._bad, step] if flag else []
+            if len(self._bad) > MOST_IN_A_ROW:
+                first, last = self._bad[0], self._bad[-1]
+                shown = ", ".join(map(str, rows[:8].tolist())) + ", ..." * (len(rows) > 8)
+                raise FloatingPointError(
+                    f"steps {first} to {last} were skipped: their loss or gradients are not finite"
+                    f"; rows of the last: {shown}; parameters: {', '.join(self._names[:4])}; lower "
+                    "`model.optimizer.lr`, or look for infinite values in the rows"
+                )
+            if flag:
+                say(f"step {step} is skipped: its loss or gradients are not finite")
+        self._steps = []
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Prints a line beside what the run prints."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -33,7 +33,8 @@ class Resume(Callback):
             dist.all_gather_object(ranks, own)
         metrics = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
         logs = {type(log).__name__: log.state_dict() for log in of_state(trainer)}
-        checkpoint["resume"] = {"ranks": ranks, "metrics": metrics, "logs": logs}
+        found = {"ranks": ranks, "metrics": metrics, "logs": logs, "parts": pl_module.num_parts}
+        checkpoint["resume"] = found
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == "fit":
@@ -51,6 +52,7 @@ class Resume(Callback):
         """Before the first step, after all that an unbroken run has not done here."""
         if not self._found:
             return
+        pl_module.num_parts = self._found["parts"]
         ranks, self._found = self._found["ranks"], {}
         if len(ranks) != trainer.world_size:
             was = f"{len(ranks)} processes, not {trainer.world_size}"
@@ -60,8 +62,7 @@ class Resume(Callback):
         restore(own["random"], pl_module.device)
         sums = pl_module.sums
         loss, hits, sums.num_rows = own["sums"]
-        sums.loss.copy_(loss)
-        sums.hits.copy_(hits)
+        sums.loss, sums.hits = loss.to(pl_module.device), hits.to(pl_module.device)
 
 
 def of_state(trainer: Any) -> list[Any]:
