@@ -192,7 +192,8 @@ def run(command: str, argv: list[str]) -> dict[str, float]:
     config, checkpoint = Config(), {}
     if path:
         checkpoint = run_folder.read_checkpoint(path)
-        config.add(checkpoint["config"], str(path))
+        config.checkpoint = str(path)
+        config.add(checkpoint["config"], config.checkpoint)
     tree = merged(config, files, flags).checked()
     root = run_folder.root_of(tree)
     name = Path([*files, path or "run"][0]).stem

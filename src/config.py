@@ -23,6 +23,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from src.errors import hint, short
+from src.trust import foreign, imports
 
 Key = tuple[str, ...]
 Tree = dict[str, Any]
@@ -67,6 +68,7 @@ WORDS = {
     dict: "`key: value` pairs", list: "a list", tuple: "a list", NoneType: "null",
 }  # fmt: skip
 MAX_VALUES = 10_000  # of a file with its aliases written out
+MAX_BYTES = 1_000_000  # of a file
 
 
 class Loader(yaml.SafeLoader):
@@ -170,6 +172,7 @@ class Config:
     def __init__(self) -> None:
         self.marks: dict[Key, str] = {}  # file and line of each key; empty for a flag
         self.texts: dict[Key, str] = {}  # of plain values, as written
+        self.checkpoint = ""  # the name of a text that may name only what is trusted
         self.tree = self._read(DEFAULTS, "")
 
     def add(self, text: str, name: str) -> None:
@@ -200,6 +203,8 @@ class Config:
             wanted = f" (`base` of {via[-1]})" if via else ""
             listed = hint(str(path), sorted(map(str, Path("configs").glob("*.yaml"))))
             raise FileNotFoundError(f"no config {path}{wanted}{listed}")
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"config {path} has more than {MAX_BYTES:,} bytes: that is none")
         text = path.read_text("utf-8-sig", "surrogateescape")
         try:
             tree = self._read(text, str(path))
@@ -242,6 +247,8 @@ class Config:
             return [self._tree(loader, child, key) for child in node.value]
         if isinstance(node, yaml.ScalarNode):
             self.texts[key] = node.value
+            if room or key[-1:] == ("class_path",):
+                self._trust(node.value, key)
             value = loader.construct_object(node)
             return Choice(self._class(value, key), {}) if room and isinstance(value, str) else value
         found: Tree = {}
@@ -312,6 +319,8 @@ class Config:
             return [node] if fits([], kind) else node
         if room and isinstance(value, list) and fits([], kind):
             return [self._node(v, key) for v in value]
+        if imports(kind):
+            self._trust(value, key)
         is_number = isinstance(value, int | float)  # or true or false; perhaps meant as a text
         for candidate in (value, self.texts.get(key, value) if is_number else value):
             if fits(candidate, kind):
@@ -327,6 +336,13 @@ class Config:
             raise self._unset(key)
         path = f"{choice.cls.__module__}.{choice.cls.__qualname__}"
         return {"class_path": path, "init_args": self._options(choice.args, key, choice.cls)}
+
+    def _trust(self, value: Any, key: Key) -> None:
+        """Refuses, before it is imported, what a checkpoint has no business to name."""
+        if self.checkpoint and self.marks.get(key, "").startswith(f"{self.checkpoint}:"):
+            for path in foreign(value):
+                what = f"{path} is of no package in TRUSTED of src/trust.py: add it if it is yours"
+                raise self._wrong(key, f": {what}")
 
     def _wrong(self, key: Key, text: str) -> ValueError:
         """An error that begins with the file and line that set `key`, or what is above it."""

@@ -249,3 +249,57 @@ def test_pickled_code_is_not_run(last, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="unset TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
         load(last)
     assert not (tmp_path / "ran").exists()
+
+
+def rewrite(path, change):
+    """The checkpoint with another config, as whole as it was."""
+    checkpoint = load(path)
+    checkpoint["config"] = change(checkpoint["config"])
+    torch.save(checkpoint, path)
+    data = path.read_bytes()
+    path.write_bytes(data + seal(data))
+
+
+HOSTILE = {
+    "a net": ("class_path: src.nets.MLP", "class_path: evil.Net"),
+    "a callback": ("callbacks:\n", "callbacks:\n  x: {class_path: evil.Callback}\n"),
+    "a callback by its name": ("callbacks:\n", "callbacks:\n  x: evil.Callback\n"),
+    "a logger": ("logger:\n", "logger:\n  - class_path: evil.Logger\n"),
+    "a profiler": ("profiler: null", "profiler: {class_path: evil.Profiler}"),
+    "a profiler by its name": ("profiler: null", "profiler: evil.Profiler"),
+    "a plugin": ("plugins: null", "plugins: [{class_path: evil.Plugin}]"),
+    "a plugin by its name": ("plugins: null", "plugins: [evil.Plugin]"),
+    "a strategy": ("strategy: auto", "strategy: {class_path: evil.Strategy, init_args: {}}"),
+    "a strategy by its name": ("strategy: auto", "strategy: evil.Strategy"),
+    "a function": ("scheduler: null", "scheduler: {LambdaLR: {lr_lambda: evil.f}}"),
+    "a list of functions": ("scheduler: null", "scheduler: {LambdaLR: {lr_lambda: [evil.f]}}"),
+    "a tag": ("seed_everything: 0", "seed_everything: !!python/object/apply:evil.f [0]"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_checkpoint_names_nothing_foreign(name, go, tmp_path, monkeypatch):
+    (tmp_path / "evil.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    said = go(f"{FIT} --run a --trainer.max_epochs 1")
+    last = said.folder / "checkpoints" / "last.ckpt"
+    old, new = HOSTILE[name]
+
+    def change(config):
+        assert old in config
+        return config.replace(old, new, 1)
+
+    rewrite(last, change)
+    for command in ("fit --trainer.max_epochs 2", "test"):
+        said = go(f"{command} --ckpt_path {last}")
+        assert said.code == 2, said.out
+        assert "evil" in said.err
+        assert said.err.count("\n") == 1
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_config_that_is_too_large(go, tmp_path):
+    (tmp_path / "c.yaml").write_text("a: " + "[" * 2_000_000)
+    said = go(f"fit --config {tmp_path}/c.yaml")
+    line = f"error: config {tmp_path}/c.yaml has more than 1,000,000 bytes: that is none\n"
+    assert (said.code, said.err) == (2, line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from collections.abc import Iterator
@@ -107,16 +108,25 @@ class BadSteps(Callback):
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         if self._off:
             return
-        flag = self._slots[len(self._steps)].zero_()
+        flag = self._slots[len(self._steps)]
         grads = [p.grad for p in self._parameters if p.grad is not None]
         if self._shares:
-            grads = [grad.to_local() for grad in grads]  # type: ignore[operator]
+            grads = [grad.to_local() for grad in grads]
         torch._amp_foreach_non_finite_check_and_unscale_(grads, flag, self._one)
-        self._steps.append((trainer.global_step + 1, self._rows))
+        here = (trainer.global_step + 1, self._rows)
         if not self._waits:
             optimizer.found_inf = flag
-        elif self._is_bad(flag, trainer, pl_module):
-            flag.fill_(1)
+            self._steps.append(here)
+            if len(self._steps) == LOOK_EVERY_N_STEPS:
+                self._look()
+            return
+        is_bad = bool(flag.item())
+        if self._shares:
+            is_bad = trainer.strategy.reduce_boolean_decision(is_bad, all=False)
+        elif trainer.world_size == 1:  # else each has its own loss, but all the same gradients
+            is_bad = is_bad or not math.isfinite(pl_module.sums.loss.item())
+        if is_bad:
+            flag.zero_()
             self._names = [
                 name
                 for name, p in pl_module.named_parameters()
@@ -124,15 +134,7 @@ class BadSteps(Callback):
             ]
             optimizer.zero_grad(set_to_none=True)  # so it has nothing to do
             vars(pl_module.sums).update(self._sums)
-        if self._waits or len(self._steps) == LOOK_EVERY_N_STEPS:
-            self._look()
-
-    def _is_bad(self, flag: torch.Tensor, trainer: Any, pl_module: Any) -> bool:
-        bad = bool(flag.item())
-        if self._shares:
-            return bool(trainer.strategy.reduce_boolean_decision(bad, all=False))
-        alone = trainer.world_size == 1  # else each has its own loss, but all the same gradients
-        return bad or (alone and not pl_module.sums.loss.isfinite().item())
+        self._count([here], [is_bad])
 
     def on_validation_start(self, *_: Any) -> None:
         self._look()
@@ -141,16 +143,22 @@ class BadSteps(Callback):
         self._look()
 
     def _look(self) -> None:
-        """Counts the bad steps since the last look; takes back what they did to batch norm.
+        """Hears of the steps since the last look."""
+        if steps := self._steps:
+            self._steps, flags = [], self._flags.tolist()
+            self._flags.zero_()
+            self._count(steps, flags[: len(steps)])
+
+    def _count(self, steps: list[tuple[int, Any]], flags: list[Any]) -> None:
+        """Counts the bad ones, and takes back what they did to batch norm.
 
         Raises:
             FloatingPointError: There were too many in a row.
         """
-        flags = self._flags[: len(self._steps)].tolist() if self._steps else []
         if self._buffers:
             pair = (self._buffers, self._kept) if any(flags) else (self._kept, self._buffers)
             torch._foreach_copy_(*pair)
-        for (step, rows), flag in zip(self._steps, flags, strict=True):
+        for (step, rows), flag in zip(steps, flags, strict=True):
             self._bad = [*self._bad, step] if flag else []
             if len(self._bad) > MOST_IN_A_ROW:
                 first, last = self._bad[0], self._bad[-1]
@@ -162,7 +170,6 @@ class BadSteps(Callback):
                 )
             if flag:
                 say(f"step {step} is skipped: its loss or gradients are not finite")
-        self._steps = []
 
 
 @rank_zero_only
