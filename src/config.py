@@ -177,6 +177,10 @@ class Config:
 
     def add(self, text: str, name: str) -> None:
         """Merges a YAML text; messages call it `name`."""
+        if len(text) > MAX_BYTES:
+            raise ValueError(
+                f"the config in {name} has more than {MAX_BYTES:,} bytes: that is none"
+            )
         self.tree = merge(self.tree, self._read(text, name))
 
     def add_flag(self, flag: str, value: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from pkgutil import resolve_name
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
@@ -21,9 +23,18 @@ def foreign(value: Any) -> Iterator[str]:
     if isinstance(value, list):
         for item in value:
             yield from foreign(item)
-    elif isinstance(value, str) and IMPORT_PATH.fullmatch(value):
-        if value.partition(".")[0] not in TRUSTED:
-            yield value
+    elif isinstance(value, str) and IMPORT_PATH.fullmatch(value) and home(value) not in TRUSTED:
+        yield value
+
+
+def home(path: str) -> str:
+    """The package that has made what a path names, as `torch.os._exit` is not torch's."""
+    package = path.partition(".")[0]
+    if package in TRUSTED:
+        with suppress(ImportError, AttributeError):
+            module = getattr(resolve_name(path), "__module__", None)
+            return module.partition(".")[0] if module else package
+    return package
 
 
 def imports(kind: Any) -> bool:
