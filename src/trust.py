@@ -21,9 +21,8 @@ def foreign(value: Any) -> Iterator[str]:
     if isinstance(value, list):
         for item in value:
             yield from foreign(item)
-    elif isinstance(value, str) and IMPORT_PATH.fullmatch(value):
-        if value.partition(".")[0] not in TRUSTED:
-            yield value
+    elif isinstance(value, str) and value.partition(".")[0] not in TRUSTED:
+        yield from [value] if IMPORT_PATH.fullmatch(value) else []
 
 
 def imports(kind: Any) -> bool:
