@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,10 @@ class CLI(LightningCLI):
         Raises:
             KeyboardInterrupt: A signal ended it; its text is how to go on.
         """
-        launcher = self.trainer.strategy.launcher
+        strategy: Any = self.trainer.strategy
+        launcher, patience = strategy.launcher, os.environ.get("FULGURITE_TIMEOUT_S")
+        if patience and hasattr(strategy, "_timeout"):  # of a process that the others wait for
+            strategy._timeout = timedelta(seconds=float(patience))
         try:
             with self.signals.listening():
                 self._execute(ckpt_path)

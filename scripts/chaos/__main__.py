@@ -28,11 +28,11 @@ from typing import Any
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # with a GPU, no process that has trained can be forked
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from src.startup import import_lightning  # noqa: E402
+from src.startup import import_lightning
 
 import_lightning()
 
-from scripts.chaos import killed  # noqa: E402
+from scripts.chaos import disk, hostile, killed, numbers, ranks, watched  # noqa: E402
 from scripts.chaos.lab import VARIANTS, Done, Lab, Outcome, Process, last_line, prepare  # noqa: E402
 
 Trial = Callable[[Lab, Random, int], Outcome]
@@ -64,7 +64,7 @@ class Row:
     def cases(self) -> list[list[str]]:
         return [case for number in sorted(self.outcomes) for case in self.outcomes[number].cases]
 
-    def line(self) -> dict[str, object]:
+    def line(self) -> dict[str, Any]:
         """What the table has of it."""
         cases = self.cases
         return {
@@ -81,17 +81,30 @@ ROWS = {
     1: Row("SIGKILL while training", (20, 1000), killed.in_training),
     2: Row("SIGKILL in validation or at an epoch's end", (6, 100), killed.after_an_epoch),
     3: Row("SIGKILL during a save, TMPDIR elsewhere", (30, 1000), killed.in_a_save),
+    4: Row("newest checkpoint flipped, truncated, emptied, deleted", (20, 1000), disk.damaged),
+    5: Row("power loss, in all states that the disk may be in", (2, 2), disk.power_lost),
+    6: Row("disk full, read-only, broken", (5, 50), disk.full),
     7: Row("TERM, INT, USR1, HUP", (20, 400), killed.told_to_end),
+    8: Row("NaN or infinity, once and for ever", (6, 60), numbers.not_finite),
+    9: Row("out of memory", (3, 20), numbers.out_of_memory),
+    10: Row("a rank killed, raising, asleep", (4, 100), ranks.rank_fails),
+    11: Row("a rank killed, torchrun restarts", (2, 50), ranks.restarted),
+    12: Row("a worker killed that loads rows", (2, 50), ranks.worker_killed),
+    13: Row("tracker down, log disk full", (4, 20), watched.unwatched),
+    14: Row("uneven shards: 1 to 64 rows on 1 to 4 ranks", (1, 1), ranks.uneven),
+    15: Row("hostile checkpoints and configs", (1, 1), hostile.hostile),
 }
+FIRST = (15, 11, 10, 14)  # whose trials take long
 
 
-def run(numbers: list[int], asked: int, seed: int, at_once: int, root: Path) -> None:
+def run(chosen: list[int], asked: int, seed: int, at_once: int, root: Path) -> None:
     """Makes every trial of some rows, each in a process of its own, several at a time."""
     for variant in VARIANTS:
-        if (done := Lab(root, "whole").make_whole(variant)).code:
-            raise SystemExit(f"the run that nothing happens to fails: {last_line(done)}")
-    todo = [(n, trial) for n in numbers for trial in range(ROWS[n].num_trials(asked))]
-    todo.reverse()
+        check(Lab(root, "whole").make_whole(variant))
+    if 11 in chosen:
+        check(ranks.make_whole(root))
+    todo = [(n, trial) for n in chosen for trial in range(ROWS[n].num_trials(asked))]
+    todo.sort(key=lambda job: job[0] in FIRST)  # the last is taken first
     running: dict[tuple[int, int], Process] = {}
     while todo or running:
         while todo and len(running) < at_once:
@@ -103,6 +116,12 @@ def run(numbers: list[int], asked: int, seed: int, at_once: int, root: Path) -> 
                 ROWS[number].outcomes[trial] = read_outcome(root / f"{number}-{trial}.json", done)
                 ROWS[number].wall_s += done.wall_s
         time.sleep(0.005)
+
+
+def check(done: Done) -> None:
+    """Without a whole run there is nothing to compare with."""
+    if done.code:
+        raise SystemExit(f"the run that nothing happens to fails: {last_line(done)}")
 
 
 def start(number: int, trial: int, seed: int, root: Path) -> Process:
@@ -119,13 +138,14 @@ def start(number: int, trial: int, seed: int, root: Path) -> Process:
 
 
 def read_outcome(path: Path, done: Done) -> Outcome:
+    """What a trial has written, or why it has not."""
     if path.is_file():
         return Outcome(*json.loads(path.read_text()))
     return Outcome([[f"the trial itself failed: {last_line(done)}"]])
 
 
 def table(lines: dict[int, dict[str, Any]]) -> str:
-    """Markdown: the fault, trials, those that survived, what differed or was lost, and in how many."""
+    """Markdown; what differed or was lost comes with the number of trials."""
     out = ["| # | fault | trials | survived | differed or lost | s |", "|---|---|---|---|---|---|"]
     for number, line in lines.items():
         found = [*line["notes"], *(f"{what} ({n})" for what, n in line["lost"].items())]
@@ -138,7 +158,9 @@ def table(lines: dict[int, dict[str, Any]]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Prints the table; 0 if nothing was lost."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=20, help="of row 1; of the others in proportion")
+    parser.add_argument(
+        "--trials", type=int, default=20, help="of row 1; of the others in proportion"
+    )
     parser.add_argument("--rows", type=int, nargs="+", choices=ROWS, default=[*ROWS], metavar="ROW")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trials at a time")
@@ -151,11 +173,13 @@ def main(argv: list[str] | None = None) -> int:
     with TemporaryDirectory() as folder:
         run(args.rows, args.trials, args.seed, max(1, args.jobs), Path(folder))
     lines = {number: ROWS[number].line() for number in args.rows}
-    lost = {f"{n}-{t}": o.cases for n in args.rows for t, o in ROWS[n].outcomes.items() if any(o.cases)}
+    lost = {
+        f"{n}-{t}": o.cases for n in args.rows for t, o in ROWS[n].outcomes.items() if any(o.cases)
+    }
     print(table(lines))
     for trial, cases in [*lost.items()][:MOST_SHOWN]:
         print(f"lost in trial {trial}:", *[what for case in cases for what in case][:3], sep="\n  ")
-    num_lost = sum(line["trials"] - line["survived"] for line in lines.values())
+    num_lost = sum(any_lost for row in args.rows for any_lost in map(bool, ROWS[row].cases))
     print(f"{num_lost} lost; seed {args.seed}, {time.monotonic() - began:.0f} s")
     if args.json:
         known = {"seed": args.seed, "trials": args.trials, "rows": lines, "lost": lost}

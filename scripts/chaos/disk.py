@@ -1,4 +1,4 @@
-"""Rows 4, 5 and 6: files that are damaged, a disk that loses its power, is full or takes nothing."""
+"""Rows 4, 5 and 6: a file is damaged, a disk loses its power, is full or takes nothing."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ DAMAGES: list[tuple[str, Callable[[Path, Random], Any]]] = [
 
 
 def flip(path: Path, bit: int) -> None:
+    """Changes one bit of a file."""
     data = bytearray(path.read_bytes())
     data[bit // 8] ^= 1 << bit % 8
     path.write_bytes(data)
@@ -139,7 +140,7 @@ class Disk:
 
 
 def power_lost(lab: Lab, rng: Random, number: int) -> Outcome:
-    """At each moment of all saves of a run, the newest that was confirmed, or a newer one, loads."""
+    """At each moment of all saves of a run, what was confirmed, or a newer one, can be loaded."""
     file = lab.root / f"{lab.name}.changes"
     with file.open("wb", buffering=0) as changes:
 
@@ -153,14 +154,14 @@ def power_lost(lab: Lab, rng: Random, number: int) -> Outcome:
         done = lab.fit("everything", lambda: watch_disk(see))
     disk, seen, cases = Disk(), set(), []
     folder = lab.root / f"{lab.name}.left"
-    with file.open("rb") as changes:
-        while changes.peek(1):
-            what, *rest = pickle.load(changes)
+    with file.open("rb") as told:
+        while told.peek(1):
+            what, *rest = pickle.load(told)
             if not (what == "link" and number):
                 disk.change(what, *rest)
             for files in disk.left():
-                key = tuple(sorted((n, hash(data)) for n, data in files.items()))
-                key = key, tuple(disk.reached.items())
+                state = tuple(sorted((n, hash(data)) for n, data in files.items()))
+                key = state, tuple(disk.reached.items())
                 if key not in seen:
                     seen.add(key)
                     cases.append(lost_of(disk, files, folder))
@@ -237,6 +238,7 @@ def full(lab: Lab, rng: Random, number: int) -> Outcome:
 
 
 def unharmed(lab: Lab, before: Path, done: Done) -> list[str]:
+    """Whether training went on, and the checkpoint of before is there, or a newer one."""
     lost = ["it did not go on to its end"] * ("epoch 3/3" not in done.said)
     if not before.is_file():
         return lost

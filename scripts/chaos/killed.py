@@ -156,4 +156,3 @@ def count_calls(thing: Any, name: str, path: Path) -> None:
 
     path.write_text("0")
     setattr(thing, name, counted)
-

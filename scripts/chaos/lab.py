@@ -186,6 +186,7 @@ class Lab:
 
 
 def last_line(done: Done) -> str:
+    """The last that a process said."""
     return ["it said nothing", *done.said.strip().splitlines()][-1]
 
 
@@ -271,6 +272,7 @@ def at(thing: Any, name: str, nth: int, act: Callable[[], Any], after: bool = Fa
 
 
 def kill(number: int = signal.SIGKILL) -> None:
+    """Sends this process a signal; without warning, or by another than SIGKILL."""
     os.kill(os.getpid(), number)
 
 
@@ -310,8 +312,8 @@ def watch_disk(see: Callable[..., Any]) -> None:
         paths[inode(file.fileno())] = str(path)
         return Written(file, str(path), see)
 
-    def inode(file: Any) -> tuple[int, int]:
-        stat = os.stat(file)
+    def inode(file: int) -> tuple[int, int]:
+        stat = os.fstat(file)
         return stat.st_dev, stat.st_ino
 
     paths: dict[tuple[int, int], str] = {}
@@ -335,9 +337,9 @@ def watch_disk(see: Callable[..., Any]) -> None:
             see("unlink", str(path))
         real_unlink(path, **how)
 
-    io.open = builtins.open = opened
-    os.fsync, os.link, os.replace, os.rename = fsync, link, replace, replace
-    os.unlink = os.remove = unlink
+    vars(io)["open"] = vars(builtins)["open"] = opened
+    vars(os).update(fsync=fsync, link=link, replace=replace, rename=replace)
+    vars(os).update(unlink=unlink, remove=unlink)
 
 
 def is_of_a_save(what: str, path: str) -> bool:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from scripts.chaos.lab import STEPS, Done, Lab, Outcome, is_finite, last_line, read
-from src.data.batches import Batches
 from src.models.model import Model
 from src.nets import MLP
 
@@ -43,6 +42,7 @@ def not_finite(lab: Lab, rng: Random, number: int) -> Outcome:
 
 
 def said_of(done: Done, for_ever: bool, step: int) -> list[str]:
+    """Whether a run ended as it should, and said why."""
     if done.code != (76 if for_ever else 0):
         return [f"exit {done.code}, {last_line(done)}"]
     if for_ever and f"{step}" not in last_line(done):
@@ -53,8 +53,9 @@ def said_of(done: Done, for_ever: bool, step: int) -> list[str]:
 
 def spoil(kind: str, value: float, is_bad: Callable[[int], bool], step: int) -> None:
     """Puts a value into what a step computes; says whether step `step` left the weights as is."""
-    count, models, before = 0, [], b""
-    training_step, backward, take = Model.training_step, torch.Tensor.backward, Batches._take
+    count, before = 0, b""
+    models: list[Model] = []
+    training_step, backward = Model.training_step, torch.Tensor.backward
 
     def stepped(self: Model, batch: Any, index: int) -> Any:
         nonlocal count, before
@@ -67,7 +68,7 @@ def spoil(kind: str, value: float, is_bad: Callable[[int], bool], step: int) -> 
             print("weights stayed")
         if kind == "rows" and is_bad(count):
             batch = batch._replace(x=torch.full_like(batch.x, value))
-        loss = training_step(self, batch, index)
+        loss: Any = training_step(self, batch, index)
         return loss * value if kind == "loss" and is_bad(count) else loss
 
     def backwarded(self: torch.Tensor, *args: Any, **kwargs: Any) -> None:
@@ -76,9 +77,8 @@ def spoil(kind: str, value: float, is_bad: Callable[[int], bool], step: int) -> 
             grads = [p.grad for p in models[0].parameters() if p.grad is not None]
             grads[-1].view(-1)[0] = value
 
-    Model.training_step = stepped  # type: ignore[method-assign]
-    torch.Tensor.backward = backwarded  # type: ignore[method-assign,assignment]
-    _ = take
+    Model.training_step = stepped  # type: ignore[assignment,method-assign]
+    torch.Tensor.backward = backwarded  # type: ignore[method-assign]
 
 
 def out_of_memory(lab: Lab, rng: Random, number: int) -> Outcome:
@@ -92,7 +92,6 @@ def out_of_memory(lab: Lab, rng: Random, number: int) -> Outcome:
     states = [read(run.last)["state_dict"] for run in (few, lab)]
     pairs = [(value, states[1][name]) for name, value in states[0].items()]
     same = all(torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in pairs)
-    equal = all(torch.equal(one, other) for one, other in pairs)
     said = "out of memory" in done.said
     return Outcome([["nothing was said"] * (not said) + ["weights"] * (not same)])
 

@@ -1,13 +1,12 @@
 """`python -m scripts.chaos.rank ...` is `python -m src ...`, and something happens to one rank.
 
-What, is in the environment: CHAOS="WHAT RANK STEP", CHAOS_HAPPENED (a file that it makes then), and CHAOS_TIMEOUT_S. With torchrun it happens
-before the first restart only.
+What, is in the environment: CHAOS="WHAT RANK STEP", and CHAOS_HAPPENED, a file that it makes then.
+With torchrun it happens before the first restart only.
 """
 
 import os
 import sys
 import time
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from src.startup import import_lightning  # noqa: E402
+from src.startup import import_lightning
 
 import_lightning()
 
@@ -28,6 +27,7 @@ from src.models.model import Model  # noqa: E402
 
 
 def fail() -> None:
+    """As a mistake in a net does."""
     raise RuntimeError("a rank that raises")
 
 
@@ -35,19 +35,15 @@ WHAT: dict[str, Any] = {"killed": kill, "raising": fail, "asleep": partial(time.
 
 
 def arm() -> None:
-    """Has it happen to this process, if this is the rank, and what waits for ranks wait shorter."""
+    """Has it happen to this process, if this is the rank."""
     torch.set_num_threads(1)
     Report._write = lambda *_: None  # type: ignore[method-assign]
     what, rank, step = os.environ.get("CHAOS", "none 0 1").split()
     is_first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     if what in WHAT and rank == os.environ.get("LOCAL_RANK", "0") and is_first:
         happened = Path(os.environ["CHAOS_HAPPENED"])
-        at(Model, "training_step", int(step), lambda: [happened.touch(), WHAT[what]()])
-    wait = timedelta(seconds=float(os.environ["CHAOS_TIMEOUT_S"]))
-    init = torch.distributed.init_process_group
-    torch.distributed.init_process_group = lambda *args, **kwargs: init(
-        *args, **{**kwargs, "timeout": wait}
-    )
+        at(Model, "training_step", int(step), WHAT[what])
+        at(Model, "training_step", int(step), happened.touch)  # which is called before that
 
 
 if __name__ == "__main__":

@@ -28,14 +28,15 @@ TWO += "--model.augment [Noise,Mixup] --callbacks.checkpoint.every_n_steps 2 --r
 TIMEOUT_S = 10.0  # for which ranks wait for each other
 MORE_S = 30.0  # within which all have ended then
 LONGEST_S = 300.0
-FAULTS = [("killed", 1), ("asleep", 1), ("raising", 0), ("killed", 0), ("asleep", 0), ("raising", 1)]
-TORCHRUN = "torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 1 -m --"  # or it takes --run
+FAULTS = ["killed 1", "asleep 1", "raising 0", "killed 0", "asleep 0", "raising 1"]
+# `--`, or it takes --run for an option of its own
+TORCHRUN = "torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 1 -m --"
 
 
 def start(lab: Lab, words: str, before: str = "", **environment: str) -> tuple[Done, float]:
     """Types a command in a new process; also for how many seconds processes of it were left."""
     line = f"{sys.executable} -m {before} scripts.chaos.rank {words} --trainer.default_root_dir "
-    kept = {"CHAOS_TIMEOUT_S": str(TIMEOUT_S), "WANDB_MODE": "disabled"}
+    kept = {"FULGURITE_TIMEOUT_S": str(TIMEOUT_S), "WANDB_MODE": "disabled"}
     log, began = lab.root / f"{lab.name}.log", time.monotonic()
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -66,9 +67,8 @@ def is_left(group: int) -> bool:
 
 def rank_fails(lab: Lab, rng: Random, number: int) -> Outcome:
     """One of two ranks fails: the job ends in time, and leaves no process."""
-    what, rank = FAULTS[number % len(FAULTS)]
-    step, happened = rng.randint(2, STEPS), lab.root / f"{lab.name}.happened"
-    fault = f"{what} {rank} {step}"
+    happened = lab.root / f"{lab.name}.happened"
+    fault = f"{FAULTS[number % len(FAULTS)]} {rng.randint(2, STEPS)}"
     words = f"{TWO} --run {lab.name}"
     done, left_s = start(lab, words, CHAOS=fault, CHAOS_HAPPENED=str(happened))
     if not happened.is_file():
@@ -138,7 +138,7 @@ def children(parent: int) -> list[int]:
 class Evaluated(Classifier):
     """A classifier that keeps what it logs."""
 
-    def log_dict(self, values: Any, **_: Any) -> None:  # type: ignore[override]
+    def log_dict(self, values: Any, **_: Any) -> None:
         self.logged = {name: value.item() for name, value in values.items()}
 
 
@@ -167,6 +167,7 @@ def uneven(lab: Lab, rng: Random, number: int) -> Outcome:
 
 
 def metrics_of(done: Done) -> list[str]:
+    """The lines with test metrics that a process has printed."""
     return [line for line in done.said.splitlines() if line.startswith("test/")]
 
 

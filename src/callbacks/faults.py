@@ -89,7 +89,7 @@ class BadSteps(Callback):
         self._kept = [b.clone() for b in self._buffers]
         device = pl_module.device
         self._flags = torch.zeros(LOOK_EVERY_N_STEPS, device=device)
-        self._slots = torch.split(self._flags, 1)
+        self._slots = self._flags.unbind()
         self._one = torch.ones(1, device=device)
         self._names = ["not known"]
         self._steps: list[tuple[int, Any]] = []  # that are not looked at yet, with their rows
