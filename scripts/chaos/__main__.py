@@ -52,26 +52,31 @@ class Row:
     fault: str
     trials: tuple[int, int]
     trial: Trial
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
-    wall_s: float = 0.0
 
     def num_trials(self, asked: int) -> int:
         few, many = self.trials
         share = asked / 20 if asked <= 20 else 1 + (asked - 20) / 980 * (many / few - 1)
         return max(1, round(few * share))
 
+
+@dataclass
+class Found:
+    """What came of the trials of a row, by their numbers, and how long they took together."""
+
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    wall_s: float = 0.0
+
     @property
     def cases(self) -> list[list[str]]:
         return [case for number in sorted(self.outcomes) for case in self.outcomes[number].cases]
 
-    def line(self) -> dict[str, Any]:
+    def line(self, fault: str) -> dict[str, Any]:
         """What the table has of it."""
-        cases = self.cases
         return {
-            "fault": self.fault,
-            "trials": len(cases),
-            "survived": sum(not lost for lost in cases),
-            "lost": dict(Counter(what for lost in cases for what in lost)),
+            "fault": fault,
+            "trials": len(self.cases),
+            "survived": sum(not lost for lost in self.cases),
+            "lost": dict(Counter(what for lost in self.cases for what in lost)),
             "notes": [*dict.fromkeys(o.note for o in self.outcomes.values() if o.note)],
             "seconds": round(self.wall_s, 1),
         }
@@ -97,7 +102,7 @@ ROWS = {
 FIRST = (15, 11, 10, 14)  # whose trials take long
 
 
-def run(chosen: list[int], asked: int, seed: int, at_once: int, root: Path) -> None:
+def run(chosen: list[int], asked: int, seed: int, at_once: int, root: Path) -> dict[int, Found]:
     """Makes every trial of some rows, each in a process of its own, several at a time."""
     for variant in VARIANTS:
         check(Lab(root, "whole").make_whole(variant))
@@ -106,6 +111,7 @@ def run(chosen: list[int], asked: int, seed: int, at_once: int, root: Path) -> N
     todo = [(n, trial) for n in chosen for trial in range(ROWS[n].num_trials(asked))]
     todo.sort(key=lambda job: job[0] in FIRST)  # the last is taken first
     running: dict[tuple[int, int], Process] = {}
+    found = {number: Found() for number in chosen}
     while todo or running:
         while todo and len(running) < at_once:
             number, trial = todo.pop()
@@ -113,9 +119,11 @@ def run(chosen: list[int], asked: int, seed: int, at_once: int, root: Path) -> N
         for (number, trial), process in [*running.items()]:
             if done := process.poll():
                 del running[number, trial]
-                ROWS[number].outcomes[trial] = read_outcome(root / f"{number}-{trial}.json", done)
-                ROWS[number].wall_s += done.wall_s
+                path = root / f"{number}-{trial}.json"
+                found[number].outcomes[trial] = read_outcome(path, done)
+                found[number].wall_s += done.wall_s
         time.sleep(0.005)
+    return found
 
 
 def check(done: Done) -> None:
@@ -171,15 +179,18 @@ def main(argv: list[str] | None = None) -> int:
     began = time.monotonic()
     prepare()
     with TemporaryDirectory() as folder:
-        run(args.rows, args.trials, args.seed, max(1, args.jobs), Path(folder))
-    lines = {number: ROWS[number].line() for number in args.rows}
+        found = run(args.rows, args.trials, args.seed, max(1, args.jobs), Path(folder))
+    lines = {number: row.line(ROWS[number].fault) for number, row in found.items()}
     lost = {
-        f"{n}-{t}": o.cases for n in args.rows for t, o in ROWS[n].outcomes.items() if any(o.cases)
+        f"{number}-{trial}": outcome.cases
+        for number, row in found.items()
+        for trial, outcome in row.outcomes.items()
+        if any(outcome.cases)
     }
     print(table(lines))
     for trial, cases in [*lost.items()][:MOST_SHOWN]:
         print(f"lost in trial {trial}:", *[what for case in cases for what in case][:3], sep="\n  ")
-    num_lost = sum(any_lost for row in args.rows for any_lost in map(bool, ROWS[row].cases))
+    num_lost = sum(any_lost for row in found.values() for any_lost in map(bool, row.cases))
     print(f"{num_lost} lost; seed {args.seed}, {time.monotonic() - began:.0f} s")
     if args.json:
         known = {"seed": args.seed, "trials": args.trials, "rows": lines, "lost": lost}

@@ -165,7 +165,7 @@ def power_lost(lab: Lab, rng: Random, number: int) -> Outcome:
                 if key not in seen:
                     seen.add(key)
                     cases.append(lost_of(disk, files, folder))
-    return Outcome(cases or [[f"no save was seen: {last_line(done)}"]], f"{len(cases)} states")
+    return Outcome(cases or [[f"no save was seen: {last_line(done)}"]])
 
 
 def lost_of(disk: Disk, files: dict[str, bytes], folder: Path) -> list[str]:

@@ -135,19 +135,11 @@ def children(parent: int) -> list[int]:
     return found
 
 
-class Evaluated(Classifier):
-    """A classifier that keeps what it logs."""
-
-    def log_dict(self, values: Any, **_: Any) -> None:
-        self.logged = {name: value.item() for name, value in values.items()}
-
-
-def uneven(lab: Lab, rng: Random, number: int) -> Outcome:
-    """1 to 64 rows on 1 to 4 ranks, gathered as a run does; then real processes."""
-    cases = []
-    data = DataModule(Wine())
+def in_shares(rng: Random) -> list[list[str]]:
+    """What is another with 2 to 4 ranks than with one, for 1 to 64 rows."""
+    cases, data = [], DataModule(Wine())
     data.setup("fit")
-    model = Evaluated(net=None, optimizer=None)  # type: ignore[arg-type]
+    model = Classifier(net=None, optimizer=None)
     model.build(data)
     generator = torch.Generator().manual_seed(rng.randrange(1 << 30))
     for num_rows in range(1, 65):
@@ -156,6 +148,12 @@ def uneven(lab: Lab, rng: Random, number: int) -> Outcome:
         for num_ranks in range(1, 5):
             size = rng.choice((1, 3, 8))
             cases.append(lost_of(data, model, logits, index, num_ranks, size))
+    return cases
+
+
+def uneven(lab: Lab, rng: Random, number: int) -> Outcome:
+    """1 to 64 rows on 1 to 4 ranks, gathered as a run does; then real processes."""
+    cases = in_shares(rng)
     best = lab.whole("plain").folder / "checkpoints" / "best.ckpt"
     alone = metrics_of(start(lab, f"test --ckpt_path {best}")[0])
     for num_ranks in (2, 4):  # of which neither divides the 27 test rows
@@ -172,7 +170,7 @@ def metrics_of(done: Done) -> list[str]:
 
 
 def lost_of(
-    data: DataModule, model: Evaluated, logits: torch.Tensor, index: Any, num_ranks: int, size: int
+    data: DataModule, model: Classifier, logits: torch.Tensor, index: Any, num_ranks: int, size: int
 ) -> list[str]:
     """What is another with `num_ranks` than with one, for the rows of `index`."""
     name = f"{len(index)} rows on {num_ranks} ranks"
@@ -196,7 +194,7 @@ def lost_of(
 
 
 def measure(
-    data: DataModule, model: Evaluated, logits: torch.Tensor, index: Any, num_ranks: int, size: int
+    data: DataModule, model: Classifier, logits: torch.Tensor, index: Any, num_ranks: int, size: int
 ) -> Any:
     """The metrics and rows that a model gathers from ranks that each have seen their share."""
     outputs = []
@@ -211,7 +209,10 @@ def measure(
         world_size=num_ranks, testing=False, predicting=False, current_epoch=0
     )
     model.outputs = outputs[0]
-    with patch("torch.distributed.all_gather_object", gather):
+    with (
+        patch("torch.distributed.all_gather_object", gather),
+        patch.object(model, "log_dict") as logged,
+    ):
         model.on_validation_epoch_end()
     scores, _, rows = model.results["val"]
-    return model.logged, scores.tolist(), rows.tolist()
+    return logged.call_args.args, scores.tolist(), rows.tolist()
