@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -30,11 +31,14 @@ class Signals(Callback):
 
     def __init__(self) -> None:
         self._heard = self._trains = False
+        self._numbers: list[signal.Signals] = []
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Hears them within, and leaves them afterwards to whoever did before."""
-        before = {number: signal.getsignal(number) for number in SIGNALS if number}
+        main = threading.current_thread() is threading.main_thread()  # no other may ask for them
+        self._numbers = [number for number in SIGNALS if number and main]
+        before = {number: signal.getsignal(number) for number in self._numbers}
         self._listen()
         try:
             yield
@@ -43,9 +47,8 @@ class Signals(Callback):
                 signal.signal(number, handler)
 
     def _listen(self) -> None:
-        for number in SIGNALS:
-            if number:
-                signal.signal(number, self._hear)
+        for number in self._numbers:
+            signal.signal(number, self._hear)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
