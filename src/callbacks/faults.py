@@ -86,6 +86,9 @@ class BadSteps(Callback):
     On a GPU a fused optimizer skips it by itself, and the host hears of it some steps later.
     """
 
+    def __init__(self) -> None:
+        self._steps: list[tuple[int, Any]] = []  # that are not looked at yet, with their rows
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._parameters = [p for p in pl_module.parameters() if p.requires_grad]
         self._buffers = [b for b in pl_module.net.buffers() if b.is_floating_point()]
@@ -95,7 +98,6 @@ class BadSteps(Callback):
         self._slots = self._flags.unbind()
         self._one = torch.ones(1, device=device)
         self._names = ["not known"]
-        self._steps: list[tuple[int, Any]] = []  # that are not looked at yet, with their rows
         self._bad: list[int] = []  # the newest in a row
         [optimizer] = trainer.optimizers
         self._waits = device.type == "cpu" or not optimizer.defaults.get("fused")
