@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from itertools import chain
 
 import pytest
@@ -200,14 +199,11 @@ def test_two_processes_end_together_and_go_on_with_the_same_bits(tmp_path):
     )
 
     def run(name, **environment):
-        started = time.monotonic()
-        done = subprocess.run(
+        return subprocess.run(
             [sys.executable, script, *line.split(), *name.split()],
             cwd=ROOT, capture_output=True, text=True, timeout=240,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
         )  # fmt: skip
-        assert time.monotonic() - started < 200
-        return done
 
     done = run("whole")
     assert done.returncode == 0, done.stderr

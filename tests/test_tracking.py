@@ -22,6 +22,7 @@ from wandb.util import get_core_path
 
 from src.tracking import MetricsCsv, TensorBoard, Wandb
 from src.tracking.wandb_log import git_state
+from tests.conftest import ROOT
 
 KEY = "a" * 40
 
@@ -360,6 +361,32 @@ def test_a_wandb_that_breaks_costs_one_line(clean, logger, capsys):
     assert logger.experiment is None
     line = "warning: the run goes on without W&B: RuntimeError('no\\nspace left')\n"
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux")
+def test_a_wandb_whose_process_dies_costs_one_line(clean, logger):
+    code = f"""
+import os, signal, time
+from pathlib import Path
+from src.startup import import_lightning
+import_lightning()
+from src.tracking import Wandb
+logger = Wandb(project="demo")
+logger.run_dir = Path({str(logger.run_dir)!r})
+logger.log_metrics({{"val/loss": 1.0}}, step=0)
+children = Path(f"/proc/{{os.getpid()}}/task/{{os.getpid()}}/children")
+for pid in children.read_text().split():
+    os.kill(int(pid), signal.SIGKILL)
+time.sleep(0.3)
+for step in range(1, 50):
+    logger.log_metrics({{"val/loss": 1.0}}, step=step)
+logger.finish()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *_, line = done.stderr.splitlines()
+    assert line.startswith("warning: the run goes on without W&B: ConnectionResetError")
+    assert done.stderr.count("\n") == 2
 
 
 def test_git_state(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -30,11 +31,14 @@ class Signals(Callback):
 
     def __init__(self) -> None:
         self._heard = self._trains = False
+        self._numbers: list[signal.Signals] = []
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Hears them within, and leaves them afterwards to whoever did before."""
-        before = {number: signal.getsignal(number) for number in SIGNALS if number}
+        main = threading.current_thread() is threading.main_thread()  # no other may ask for them
+        self._numbers = [number for number in SIGNALS if number and main]
+        before = {number: signal.getsignal(number) for number in self._numbers}
         self._listen()
         try:
             yield
@@ -43,9 +47,8 @@ class Signals(Callback):
                 signal.signal(number, handler)
 
     def _listen(self) -> None:
-        for number in SIGNALS:
-            if number:
-                signal.signal(number, self._hear)
+        for number in self._numbers:
+            signal.signal(number, self._hear)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
@@ -83,6 +86,9 @@ class BadSteps(Callback):
     On a GPU a fused optimizer skips it by itself, and the host hears of it some steps later.
     """
 
+    def __init__(self) -> None:
+        self._steps: list[tuple[int, Any]] = []  # that are not looked at yet, with their rows
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._parameters = [p for p in pl_module.parameters() if p.requires_grad]
         self._buffers = [b for b in pl_module.net.buffers() if b.is_floating_point()]
@@ -92,7 +98,6 @@ class BadSteps(Callback):
         self._slots = self._flags.unbind()
         self._one = torch.ones(1, device=device)
         self._names = ["not known"]
-        self._steps: list[tuple[int, Any]] = []  # that are not looked at yet, with their rows
         self._bad: list[int] = []  # the newest in a row
         [optimizer] = trainer.optimizers
         self._waits = device.type == "cpu" or not optimizer.defaults.get("fused")
