@@ -177,10 +177,6 @@ class Config:
 
     def add(self, text: str, name: str) -> None:
         """Merges a YAML text; messages call it `name`."""
-        if len(text) > MAX_BYTES:
-            raise ValueError(
-                f"the config in {name} has more than {MAX_BYTES:,} bytes: that is none"
-            )
         self.tree = merge(self.tree, self._read(text, name))
 
     def add_flag(self, flag: str, value: str) -> None:
@@ -207,9 +203,8 @@ class Config:
             wanted = f" (`base` of {via[-1]})" if via else ""
             listed = hint(str(path), sorted(map(str, Path("configs").glob("*.yaml"))))
             raise FileNotFoundError(f"no config {path}{wanted}{listed}")
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"config {path} has more than {MAX_BYTES:,} bytes: that is none")
-        text = path.read_text("utf-8-sig", "surrogateescape")
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+            text = file.read(MAX_BYTES + 1)
         try:
             tree = self._read(text, str(path))
         except yaml.MarkedYAMLError as e:
@@ -234,6 +229,8 @@ class Config:
         return self._options(self.tree, (), Experiment)
 
     def _read(self, text: str, name: str) -> Any:
+        if len(text) > MAX_BYTES:
+            raise ValueError(f"config {name} has more than {MAX_BYTES:,} bytes: that is none")
         loader = Loader(text)
         loader.name, self.size = name, 0
         node = loader.get_single_node()

@@ -19,5 +19,5 @@ def test_what_is_its_own(path):
 
 
 def test_a_text_that_is_too_large():
-    with pytest.raises(ValueError, match=r"the config in last.ckpt has more than 1,000,000 bytes"):
+    with pytest.raises(ValueError, match=r"config last.ckpt has more than 1,000,000 bytes"):
         Config().add("x: [" + "1," * (MAX_BYTES // 2) + "]", "last.ckpt")
