@@ -32,6 +32,7 @@ from scripts.chaos.lab import (
 from src import durable
 from src.models.model import Model
 
+ENOUGH = 20  # states of a disk from which nothing can be loaded
 TIMES = 10  # that the checkpoint of one run is damaged
 DAMAGES: list[tuple[str, Callable[[Path, Random], Any]]] = [
     ("flipped", lambda path, rng: flip(path, rng.randrange(8 * path.stat().st_size))),
@@ -152,7 +153,8 @@ def power_lost(lab: Lab, rng: Random, number: int) -> Outcome:
                 raise OSError(errno.EPERM, "no links")
 
         done = lab.fit("everything", lambda: watch_disk(see))
-    disk, seen, cases = Disk(), set(), []
+    disk, seen = Disk(), set()
+    cases: list[list[str]] = []
     folder = lab.root / f"{lab.name}.left"
     with file.open("rb") as told:
         while told.peek(1):
@@ -162,7 +164,7 @@ def power_lost(lab: Lab, rng: Random, number: int) -> Outcome:
             for files in disk.left():
                 state = tuple(sorted((n, hash(data)) for n, data in files.items()))
                 key = state, tuple(disk.reached.items())
-                if key not in seen:
+                if key not in seen and sum(map(bool, cases)) < ENOUGH:
                     seen.add(key)
                     cases.append(lost_of(disk, files, folder))
     return Outcome(cases or [[f"no save was seen: {last_line(done)}"]])

@@ -121,13 +121,13 @@ def checkpoints(whole: Path, ran: Path) -> dict[str, bytes]:
 
 
 def bomb() -> bytes:
-    """A checkpoint of a megabyte that holds a gigabyte of zeros."""
+    """A checkpoint of a quarter of a megabyte that holds a quarter of a gigabyte of zeros."""
     buffer = io.BytesIO()
     with (
         zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file,
         file.open("archive/data.pkl", "w") as part,
     ):
-        for _ in range(1024):
+        for _ in range(256):
             part.write(bytes(1 << 20))
     return buffer.getvalue()
 

@@ -221,7 +221,7 @@ def differences(one: Any, other: Any, place: tuple[Any, ...]) -> Iterable[str]:
             return [shown]
         parts = enumerate(zip(one, other, strict=True))
         return chain(*(differences(a, b, (*place, i)) for i, (a, b) in parts))
-    return [] if one == other else [shown]
+    return [] if one == other or (one != one and other != other) else [shown]
 
 
 def equal(one: torch.Tensor, other: torch.Tensor) -> bool:
