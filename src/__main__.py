@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     try:
         if command in ("-h", "--help", "help"):
             print(USAGE.format("\n".join(f"  {k:<10}{v}" for k, v in SUBCOMMANDS.items())))
-        elif command == "list":
+        elif command == "list" and not rest:
             from src.help import show
 
             show()

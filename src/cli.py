@@ -33,6 +33,9 @@ from src.tracking import Wandb
 
 for name in ("lightning.pytorch", "lightning.fabric"):  # adverts, and what everyone knows
     logging.getLogger(name).setLevel(logging.WARNING)
+for name in ("callbacks", "profilers"):  # what is said there was asked for
+    logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
+yaml.SafeDumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(text[:]))
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of calls by Lightning
 # Warnings of Lightning and torch about nothing that a person can or should change.
 NOISE = (
@@ -79,11 +82,6 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = dict(self.config_init["trainer"])
-        for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
-            if config[name] is not None and config[name] < 1:
-                raise ValueError(f"`trainer.{name}` is {config[name]}, not 1 or more")
-        if config["val_check_interval"] == 0:
-            raise ValueError("`trainer.val_check_interval` is 0: give a share of an epoch, or 1.0")
         shown = config["enable_progress_bar"] is not False
         starters = {"SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR"}
         if config["num_nodes"] > 1 and not starters & os.environ.keys():
@@ -199,11 +197,13 @@ def run(command: str, argv: list[str]) -> dict[str, float]:
         config.checkpoint = str(path)
         config.add(checkpoint["config"], config.checkpoint)
     tree = merged(config, files, flags).checked()
-    root = run_folder.root_of(tree)
+    if "--print_config" in argv:
+        with quiet():
+            CLI("print_config", tree, Path(), checkpoint)
+    root, resumes = run_folder.root_of(tree), "resume" in own
     name = Path([*files, path or "run"][0]).stem
-    resumes = "resume" in own
     with run_folder.opened(root, own.get("run"), name, path, resumes) as folder, quiet():
-        cli = CLI("print_config" if "--print_config" in argv else command, tree, folder, checkpoint)
+        cli = CLI(command, tree, folder, checkpoint)
         cli.execute(path)
         return {name: value.item() for name, value in cli.trainer.callback_metrics.items()}
 
@@ -228,7 +228,7 @@ def pairs(words: list[str]) -> Iterator[tuple[str, str]]:
         flag, equals, value = word.partition("=")
         if not flag.startswith("--"):
             raise ValueError(f"{word!r} is no flag: options are --KEY VALUE, files --config FILE")
-        if not equals and (value := next(rest, "--")).startswith("--"):
+        if (not equals and (value := next(rest, "")).startswith("--")) or not value:
             raise ValueError(f"{flag} has no value: give {flag} VALUE")
         yield flag[2:], value
 

@@ -16,13 +16,13 @@ from functools import cache
 from importlib import import_module
 from inspect import Parameter
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from types import NoneType
+from typing import Any, get_args
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from src.errors import hint, short
+from src.errors import LEAST, NOT_0, UNFIT, WORDS, hint, readable, short, shown
 from src.trust import foreign, imports
 
 Key = tuple[str, ...]
@@ -63,10 +63,6 @@ trainer:
   enable_model_summary: false
   enable_autolog_hparams: false
 """
-WORDS = {
-    int: "an integer", float: "a number", bool: "true or false", str: "a text",
-    dict: "`key: value` pairs", list: "a list", tuple: "a list", NoneType: "null",
-}  # fmt: skip
 MAX_VALUES = 10_000  # of a file with its aliases written out
 MAX_BYTES = 1_000_000  # of a file
 
@@ -80,7 +76,7 @@ for tag, rule in {
     "null": "(~|null|)$",
     "bool": "(true|false)$",
     "int": r"[-+]?(0|[1-9]\d{0,17})$",
-    "float": r"[-+]?((\d+\.\d*|\.\d+)(e[-+]?\d+)?|\d+e[-+]?\d+|\.inf)$|\.nan$",
+    "float": r"[-+]?((\d+\.\d*|\.\d+)(e[-+]?\d+)?|\d+e[-+]?\d+|[1-9]\d{18,}|\.inf)$|\.nan$",
 }.items():
     Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rule, re.I), None)
 
@@ -106,7 +102,7 @@ def classes(room: Room) -> dict[str, type]:
             cls = getattr(package, name)
             if inspect.isclass(cls) and issubclass(cls, kind) and cls is not kind:
                 found.setdefault(name, cls)
-    return found
+    return {name: cls for name, cls in found.items() if name not in UNFIT}
 
 
 @cache
@@ -171,7 +167,7 @@ class Config:
 
     def __init__(self) -> None:
         self.marks: dict[Key, str] = {}  # file and line of each key; empty for a flag
-        self.texts: dict[Key, str] = {}  # of plain values, as written
+        self.texts: dict[Key, Any] = {}  # plain values as written, and lists of such
         self.checkpoint = ""  # the name of a text that may name only what is trusted
         self.tree = self._read(DEFAULTS, "")
 
@@ -186,7 +182,7 @@ class Config:
         lines = [f"{' ' * depth}{json.dumps(part)}:" for depth, part in enumerate(parts)]
         try:
             self.add("\n".join(lines) + f" {json.dumps(value) if ' #' in value else value}", "")
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError):
             self.add("\n".join(lines) + f" {json.dumps(value)}", "")
 
     def add_file(self, path: Path, via: tuple[Path, ...] = ()) -> None:
@@ -201,7 +197,8 @@ class Config:
             raise ValueError(f"{path}: `base` goes round in a circle")
         if not path.is_file():
             wanted = f" (`base` of {via[-1]})" if via else ""
-            listed = hint(str(path), sorted(map(str, Path("configs").glob("*.yaml"))))
+            there = (path.parent if via else Path("configs")).glob("*.yaml")
+            listed = hint(str(path), sorted(map(str, there)))
             raise FileNotFoundError(f"no config {path}{wanted}{listed}")
         with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
             text = file.read(MAX_BYTES + 1)
@@ -210,15 +207,19 @@ class Config:
         except yaml.MarkedYAMLError as e:
             raise ValueError(f"{place(e.problem_mark)}not YAML: {e.problem}") from None
         except (yaml.YAMLError, RecursionError) as e:
-            raise ValueError(f"{path}: not YAML: {short(e)}") from None
+            why = "an alias in itself" if isinstance(e, RecursionError) else short(e)
+            raise ValueError(f"{path}: not YAML: {why}") from None
         if not isinstance(tree, dict):
             raise ValueError(f"config {path} holds no `key: value` lines")
         if "base" in tree:
             bases = tree["base"] if isinstance(tree["base"], list) else [tree["base"]]
             for base in bases:
-                self.add_file(path.parent / str(base), (*via, path))
+                if not isinstance(base, str):
+                    raise self._wrong(("base",), f" is {shown(base)}: list files, [a.yaml, b.yaml]")
+                self.add_file(path.parent / base, (*via, path))
             tree = self._read(text, str(path))  # again, as messages go by what was read last
-        self.tree = merge(self.tree, {k: v for k, v in tree.items() if k != "base"})
+        own = {k: v for k, v in tree.items() if k != "base" and v is not None}
+        self.tree = merge(self.tree, own)
 
     def checked(self) -> Tree:
         """The whole tree for the parser, after every key, type and required option was checked.
@@ -245,7 +246,9 @@ class Config:
             raise ValueError(f"{place(node.start_mark)}{node.tag} is not allowed")
         room = room_of(key)
         if isinstance(node, yaml.SequenceNode):
-            return [self._tree(loader, child, key) for child in node.value]
+            values = [self._tree(loader, child, key) for child in node.value]
+            self.texts[key] = [child.value for child in node.value]
+            return values
         if isinstance(node, yaml.ScalarNode):
             self.texts[key] = node.value
             if room or key[-1:] == ("class_path",):
@@ -255,6 +258,8 @@ class Config:
         found: Tree = {}
         for key_node, child in node.value:
             name, line = str(key_node.value), place(key_node.start_mark)
+            if key_node.id != "scalar" or name == "<<":
+                raise ValueError(f"{line}a key must be a word; to merge files, list them in `base`")
             is_form = name == "init_args" or name[:1].isupper()
             inner = key if room and is_form and child.id == "mapping" else (*key, name)
             if name in found:
@@ -265,10 +270,9 @@ class Config:
 
     def _choice(self, found: Tree, key: Key) -> Choice:
         """What the dict of a key that names a class says."""
-        if len(found) == 1:
-            [(name, below)] = found.items()
-            if name[:1].isupper() and isinstance(below, Choice | None):  # not `T_max: 3`
-                found = {"class_path": name, "init_args": below}
+        names = [k for k, v in found.items() if k[:1].isupper() and isinstance(v, Choice | None)]
+        if len(names) == 1 and "class_path" not in found:  # a class, not `T_max: 3`
+            found = {"class_path": names[0], "init_args": found.pop(names[0]), **found}
         cls = self._class(found.pop("class_path"), key) if "class_path" in found else None
         below = found.pop("init_args", None) or Choice(None, {})
         if not isinstance(below, Choice):
@@ -278,6 +282,8 @@ class Config:
     def _class(self, name: Any, key: Key) -> type:
         """The class that `key` names, shortly or by its import path."""
         room = room_of(key) or ()
+        if why := UNFIT.get(str(name).rpartition(".")[2]):
+            raise self._wrong(key, f": {name} does not work here: {why}")
         try:
             cls = (
                 load(name)
@@ -299,6 +305,9 @@ class Config:
             if name not in there:
                 none = f"{cls.__name__} has no such option" if key else "there is no such key"
                 raise self._wrong((*key, name), f": {none}{hint(name, there)}")
+            why = UNFIT.get(".".join((*key, name)))
+            if why and given[name] and not isinstance(given[name], dict):
+                raise self._wrong((*key, name), f": {why}")
         for name, option in there.items():
             if option.default is option.empty and given.get(name) is None:
                 raise self._unset((*key, name))
@@ -322,7 +331,11 @@ class Config:
             return [self._node(v, key) for v in value]
         if imports(kind):
             self._trust(value, key)
-        is_number = isinstance(value, int | float)  # or true or false; perhaps meant as a text
+        if isinstance(value, int | float) and value < LEAST.get(key[-1], value):
+            raise self._wrong(key, f" is {value}, not {LEAST[key[-1]]} or more")
+        if value == 0 and key[-1] in NOT_0:
+            raise self._wrong(key, " is 0: give more than 0, or leave it out")
+        is_number = isinstance(value, int | float | list)  # perhaps meant as a text, as `true` is
         for candidate in (value, self.texts.get(key, value) if is_number else value):
             if fits(candidate, kind):
                 return candidate
@@ -333,10 +346,11 @@ class Config:
     def _node(self, value: Any, key: Key) -> Tree:
         """A chosen class in the parser's form."""
         choice = value if isinstance(value, Choice) else Choice(self._class(value, key), {})
-        if choice.cls is None:
+        cls = choice.cls or classes(room_of(key) or ()).get(key[-1])  # of a callback, its name
+        if cls is None:
             raise self._unset(key)
-        path = f"{choice.cls.__module__}.{choice.cls.__qualname__}"
-        return {"class_path": path, "init_args": self._options(choice.args, key, choice.cls)}
+        path = f"{cls.__module__}.{cls.__qualname__}"
+        return {"class_path": path, "init_args": self._options(choice.args, key, cls)}
 
     def _trust(self, value: Any, key: Key) -> None:
         """Refuses, before it is imported, what a checkpoint has no business to name."""
@@ -363,11 +377,6 @@ def place(mark: yaml.Mark | None) -> str:
     return f"{mark.name}:{mark.line + 1}: " if mark and mark.name else ""
 
 
-def shown(value: Any) -> str:
-    """A value as a message shows it."""
-    return short(json.dumps(value, default=str), 60)
-
-
 def fits(value: Any, kind: Any) -> bool:
     """Whether the parser takes `value` for an option of this type."""
     if kind in (Any, Parameter.empty) or isinstance(kind, str):
@@ -377,24 +386,10 @@ def fits(value: Any, kind: Any) -> bool:
     parser = ArgumentParser(exit_on_error=False)
     try:
         parser.add_argument("--value", type=kind)
-        parser.parse_object({"value": value})
+        parsed = parser.parse_object({"value": value}).value
     except ArgumentError:
         return False
     except ValueError:  # a type the parser doesn't know
-        pass
-    return True
-
-
-def readable(kind: Any) -> str:
-    """A type in words: `an integer or null`, `one of a, b`, `a list (a number, ...)`."""
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return f"one of {', '.join(map(str, args))}"
-    if origin in (Union, UnionType):
-        plain = [arg for arg in args if arg in WORDS or get_args(arg)]  # no Tensor: YAML holds none
-        return " or ".join(dict.fromkeys(map(readable, plain or args)))
-    if origin in (list, tuple, dict):
-        args = (*args, ...) if origin is list else args
-        inner = ", ".join("..." if arg is ... else readable(arg) for arg in args)
-        return f"{WORDS[origin]} ({inner})"
-    return WORDS.get(kind, getattr(kind, "__name__", str(kind)))
+        return True
+    parts = parsed if isinstance(parsed, list | tuple) else [parsed]
+    return not any(isinstance(part, int) and abs(part) >= 2**63 for part in parts)

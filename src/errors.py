@@ -3,14 +3,42 @@
 from __future__ import annotations
 
 import difflib
+import json
+import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 OUR_FAULT, WRONG_INPUT, INTERRUPTED, BAD_NUMBERS = 1, 2, 75, 76
+# Options and classes of torch and Lightning that can't do their work here, and what to do instead.
+UNFIT = {
+    "callbacks": "write `callbacks: {NAME: CLASS}`, as in --callbacks.stop EarlyStopping",
+    "trainer.callbacks": "write `callbacks: {NAME: CLASS}`, as in --callbacks.stop EarlyStopping",
+    "trainer.use_distributed_sampler": "batches are sharded already, without padding",
+    "BatchSizeFinder": "compare runs by --data.batch_size",
+    "LearningRateFinder": "compare runs by --model.optimizer.lr",
+    "OnExceptionCheckpoint": "take Checkpoint",
+    "StochasticWeightAveraging": "take EMA",
+    **dict.fromkeys(("ProgressBar", "RichProgressBar", "TQDMProgressBar"), "there is a bar"),
+    **dict.fromkeys(("BaseFinetuning", "ModelPruning", "SpikeDetection"), "make one in code"),
+    **dict.fromkeys(("BackboneFinetuning", "ChainedScheduler", "SequentialLR"), "make one in code"),
+}
+# The least that an option may be, whatever class it is of, and those that 0 would end at once.
+LEAST = {
+    "batch_size": 1, "eval_batch_size": 1, "accumulate_grad_batches": 1, "step_size": 1, "T_max": 1,
+    "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "patience": 0,
+}  # fmt: skip
+NOT_0 = {"max_epochs", "max_steps", "limit_train_batches", "val_check_interval"}
+WORDS = {
+    int: "an integer", float: "a number", bool: "true or false", str: "a text",
+    dict: "`key: value` pairs", list: "a list", tuple: "a list", NoneType: "null",
+}  # fmt: skip
 # The part of a library that an option is for: what fails there is the option's fault.
 PARTS = {
     "/src/nets/.* in __init__$": "model.net",
@@ -37,19 +65,43 @@ def hint(name: str, names: Iterable[str]) -> str:
     return f"{meant} there are: {short(', '.join(names), 200)}" if names else ""
 
 
+def shown(value: Any) -> str:
+    """A value as a message shows it."""
+    return short(json.dumps(value, default=str), 60)
+
+
+def readable(kind: Any) -> str:
+    """A type in words: `an integer or null`, `one of a, b`, `a list (a number, ...)`."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, args))}"
+    if origin in (Union, UnionType):
+        plain = [arg for arg in args if arg in WORDS or get_args(arg)]  # no Tensor: YAML holds none
+        return " or ".join(dict.fromkeys(map(readable, plain or args)))
+    if origin in (list, tuple, dict):
+        args = (*args, ...) if origin is list else args
+        inner = ", ".join("..." if arg is ... else readable(arg) for arg in args)
+        return f"{WORDS[origin]} ({inner})"
+    return WORDS.get(kind, getattr(kind, "__name__", str(kind)))
+
+
 def explain(error: BaseException) -> tuple[str, int]:
     """One line about an error, and the exit code.
 
     `ValueError` and its like are wrong input: this project raises them with a full sentence, and so
     do torch and Lightning for an option that they don't take. Anything else is our fault.
     """
-    places, parsed = stack(error), ""
+    places, parsed, whole = stack(error), "", str(error)
     while error.__cause__ and places[0].startswith("jsonargparse/"):  # it wraps what a class raises
         parsed = parsed or ".".join(re.findall(r'Parser key "([\w.]+)"', str(error)))
         error = error.__cause__
         places = stack(error)
     name, lines = type(error).__name__, str(error).splitlines()
-    text = short(error, 400) or name
+    text = re.sub(" HINT: Did you call.*", "", short(error, 400)) or name
+    text = text.replace("No supported gpu backend found!", "no GPU: --trainer.accelerator cpu")
+    hidden = re.search(r"\n  - (?!Not a valid|Expected|Problem)(.+)", whole)  # of a list's item
+    if hidden and places[0].startswith("jsonargparse/"):
+        return short(hidden[1]), WRONG_INPUT
     if isinstance(error, KeyboardInterrupt):
         return f"interrupted{'; go on with: ' * bool(lines)}{error}", INTERRUPTED
     if isinstance(error, FloatingPointError):
@@ -86,5 +138,10 @@ def report(error: BaseException, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     line, code = explain(error)
+    parent = os.getppid()
+    if (os.environ.get("RANK") or os.environ.get("LOCAL_RANK", "0")) != "0":
+        time.sleep(3)  # rank 0 says the same, and its end kills this process, or is seen
+    if os.getppid() != parent:
+        return code
     print(f"error: {line}", file=sys.stderr)
     return code

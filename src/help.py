@@ -8,7 +8,8 @@ from pathlib import Path
 
 from docstring_parser import parse
 
-from src.config import ROOMS, SECTIONS, classes, load, options, readable
+from src.config import ROOMS, SECTIONS, classes, load, options
+from src.errors import readable
 
 ABOUT = {
     "config FILE": "A YAML file; several are merged in their order, and flags win over files.",

@@ -62,7 +62,7 @@ class DirectLoop(_TrainingEpochLoop):
             and data_fetcher.length is not None
             and isinstance(data_fetcher.combined_loader.iterables, Batches)
             and trainer.accumulate_grad_batches == 1
-            and trainer.val_check_interval == 1.0
+            and getattr(trainer, "val_check_interval", None) == 1.0  # or a time
             and not own(model, L.LightningModule, HOOKS + TRANSFERS + STEPS)
             and not own(trainer.datamodule, L.LightningDataModule, TRANSFERS)
         )

@@ -115,6 +115,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: It is damaged, or not of this project.
         FileNotFoundError: It isn't there.
     """
+    if path.is_dir():
+        inside = ", ".join(map(str, sorted([*path.glob("*.ckpt"), *path.glob("*/*.ckpt")])))
+        raise FileNotFoundError(f"checkpoint {path} is a folder: give {inside or 'a file'}")
     checkpoint: dict[str, Any] = durable.load(path)
     for key in ("config", "DataModule", "state_dict"):
         if not isinstance(checkpoint, dict) or not checkpoint.get(key):

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from src.config import Config, fits, merge, readable
+from src.config import Config, fits, merge
+from src.errors import readable
 
 MODEL = "model:\n  Classifier:\n    net: MLP\n    optimizer: {AdamW: {lr: 1e-3}}\n"
 FULL = MODEL + "data:\n  source: Digits\n"
@@ -117,11 +118,46 @@ def test_text_options_keep_what_looks_like_a_number(tmp_path):
         assert given["data"]["predict_path"] == value
 
 
+def test_each_item_of_a_list_may_be_a_text(tmp_path):
+    table = FULL.replace(
+        "source: Digits", "source: {Table: {path: a, target: b, drop: [id, 2020]}}"
+    )
+    drop = read(tmp_path, table)["data"]["source"]["init_args"]["drop"]
+    assert drop == ["id", "2020"]
+    flags = {"data.source.drop": "[007, 1e3, x]", "model.net.hidden_dims": "[3, 4]"}
+    tree = read(tmp_path, table, flags=flags)
+    assert tree["data"]["source"]["init_args"]["drop"] == ["007", "1e3", "x"]
+    assert tree["model"]["init_args"]["net"]["init_args"]["hidden_dims"] == [3, 4]
+
+
 def test_named_callbacks_can_be_changed_and_taken_away(tmp_path):
     text = FULL + "callbacks:\n  stop: {EarlyStopping: {patience: 3}}\n  keep: Checkpoint\n"
     tree = read(tmp_path, text, flags={"callbacks.stop.patience": "7", "callbacks.keep": "null"})
     assert tree["callbacks"]["stop"]["init_args"] == {"patience": 7}
     assert tree["callbacks"]["keep"] is None
+
+
+def test_a_callback_may_be_named_as_its_class(tmp_path):
+    for text in ("{EarlyStopping: {patience: 3}}", "{EarlyStopping: {}}"):
+        tree = read(
+            tmp_path, FULL + f"callbacks: {text}", flags={"callbacks.EarlyStopping.patience": "7"}
+        )
+        assert tree["callbacks"]["EarlyStopping"] == {
+            "class_path": "src.callbacks.checkpoint.EarlyStopping",
+            "init_args": {"patience": 7},
+        }
+
+
+def test_options_beside_the_name_of_their_class_are_its_own(tmp_path):
+    text = FULL.replace("net: MLP", "net:\n      MLP:\n      hidden_dims: [3]")
+    net = read(tmp_path, text)["model"]["init_args"]["net"]
+    assert net == {"class_path": "src.nets.mlp.MLP", "init_args": {"hidden_dims": [3]}}
+
+
+def test_a_section_whose_lines_are_comments_says_nothing(tmp_path):
+    tree = read(tmp_path, FULL + "trainer:\n  # max_epochs: 3\ncallbacks:\n")
+    assert tree == read(tmp_path, FULL)
+    assert tree["callbacks"].keys() == {"checkpoint"}
 
 
 def test_lists_of_classes(tmp_path):
@@ -140,7 +176,7 @@ def test_an_alias_bomb_is_refused_at_once(tmp_path):
     with pytest.raises(ValueError, match=r"c0.yaml: more than 10,000 values: too many aliases"):
         read(tmp_path, "\n".join(lines))
     assert time.perf_counter() - start < 1
-    with pytest.raises(ValueError, match=r"c0.yaml: not YAML: maximum recursion depth"):
+    with pytest.raises(ValueError, match=r"c0.yaml: not YAML: an alias in itself$"):
         read(tmp_path, "a: &a [*a]")
 
 

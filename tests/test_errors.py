@@ -1,9 +1,11 @@
 # ruff: noqa: E501 (a hostile input a line)
 """Inputs that are wrong, each typed as a person would, and the one line that comes back."""
 
+import logging
 import os
 import re
 import shutil
+import subprocess
 import sys
 import time
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from src.config import ROOMS, classes, options
 from src.errors import explain
 
 FIT = "fit --config configs/digits_mlp.yaml --trainer.max_epochs 1"
@@ -29,8 +32,8 @@ OPTIMIZERS = (
 )
 SCHEDULERS = (
     "there are: WarmupCosine, LambdaLR, MultiplicativeLR, StepLR, MultiStepLR, ConstantLR, "
-    "LinearLR, ExponentialLR, SequentialLR, CosineAnnealingLR, ChainedScheduler, "
-    "ReduceLROnPlateau, CyclicLR, ..."
+    "LinearLR, ExponentialLR, CosineAnnealingLR, ReduceLROnPlateau, CyclicLR, "
+    "CosineAnnealingWarmRestarts, ..."
 )
 SOURCES = (
     "there are: Digits, Wine, BreastCancer, Diabetes, Mnist1d, Table, Images, Arrays, Mnist, "
@@ -41,6 +44,11 @@ TRAINER = (
     "fast_dev_run, max_epochs, min_epochs, max_steps, min_steps, max_time, limit_train_batches, "
     "limit_val_batches, ..."
 )
+
+
+NAMED = "write `callbacks: {NAME: CLASS}`, as in --callbacks.stop EarlyStopping"
+CODE = "does not work here: make one in code"
+MORE = "is 0: give more than 0, or leave it out"
 
 
 @pytest.fixture
@@ -67,7 +75,6 @@ def refused(go, tmp_path):
 @pytest.mark.parametrize(("words", "line"), {
     # keys
     "--trainer.num_nodes 2": "`trainer.num_nodes` is 2, and nothing starts the others: use scripts/slurm.sh, or torchrun on each node",
-    "--trainer.val_check_interval 0": "`trainer.val_check_interval` is 0: give a share of an epoch, or 1.0",
     "--trainer.max_epoch 3": "`trainer.max_epoch`: Trainer has no such option; did you mean max_epochs? " + TRAINER,
     "--data.batchsize 3": "`data.batchsize`: DataModule has no such option; did you mean batch_size? " + DATA,
     "--data.b 3": "`data.b`: DataModule has no such option; " + DATA,
@@ -82,6 +89,7 @@ def refused(go, tmp_path):
     "--.lr 3": "--.lr is no key: write it as --data.batch_size, say",
     # words
     "--run": "--run has no value: give --run VALUE",
+    "--config=": "--config has no value: give --config VALUE",
     "--run --data.batch_size 3": "--run has no value: give --run VALUE",
     "wine": "'wine' is no flag: options are --KEY VALUE, files --config FILE",
     # classes
@@ -99,9 +107,19 @@ def refused(go, tmp_path):
     "--data.source Table": "`data.source.path` is not set: add it to --config FILE, or give --data.source.path VALUE",
     "--model.scheduler.T_max 3": "`model.scheduler` is not set: add it to --config FILE, or give --model.scheduler NAME; " + SCHEDULERS,
     "--trainer.logger Wanb": '`trainer.logger`: "Wanb" is no Logger; did you mean Wandb? there are: MetricsCsv, TensorBoard, Wandb',
+    "--trainer.callbacks [EarlyStopping]": f"`trainer.callbacks`: {NAMED}",
+    "--trainer.use_distributed_sampler true": "`trainer.use_distributed_sampler`: batches are sharded already, without padding",
+    "--callbacks.swa StochasticWeightAveraging --callbacks.swa.swa_lrs 0.01": "`callbacks.swa`: StochasticWeightAveraging does not work here: take EMA",
+    "--callbacks.f LearningRateFinder": "`callbacks.f`: LearningRateFinder does not work here: compare runs by --model.optimizer.lr",
+    "--callbacks.b lightning.pytorch.callbacks.TQDMProgressBar": "`callbacks.b`: lightning.pytorch.callbacks.TQDMProgressBar does not work here: there is a bar",
+    "--callbacks.b ModelPruning": f"`callbacks.b`: ModelPruning {CODE}",
+    "--model.scheduler SequentialLR": f"`model.scheduler`: SequentialLR {CODE}",
     # types
+    "--data.batch_size 99999999999999999999": "`data.batch_size` is 1e+20, not an integer",
+    "--data.eval_batch_size 9223372036854775808": "`data.eval_batch_size` is 9.223372036854776e+18, not an integer",
+    "--model.net.hidden_dims [8,99999999999999999999]": "`model.net.hidden_dims` is [8, 1e+20], not a list (an integer, ...)",
     "--data 3": "`data` is 3, not `key: value` pairs",
-    "--callbacks [EarlyStopping]": '`callbacks` is ["EarlyStopping"], not `key: value` pairs',
+    "--callbacks [EarlyStopping]": '`callbacks`: ' + NAMED,
     "--data.batch_size many": '`data.batch_size` is "many", not an integer',
     "--data.batch_size null": "`data.batch_size` is null, not an integer",
     "--data.batch_size 1.5": "`data.batch_size` is 1.5, not an integer",
@@ -113,6 +131,15 @@ def refused(go, tmp_path):
     "--model.optimizer.lr fast": '`model.optimizer.lr` is "fast", not a number',
     "--data.partition.fracs [0.9,0.1]": "`data.partition.fracs` is [0.9, 0.1], not a list (a number, a number, a number)",
     # values
+    "--trainer.max_epochs 0": f"`trainer.max_epochs` {MORE}",
+    "--trainer.max_steps 0": f"`trainer.max_steps` {MORE}",
+    "--trainer.limit_train_batches 0": f"`trainer.limit_train_batches` {MORE}",
+    "--trainer.val_check_interval 0": f"`trainer.val_check_interval` {MORE}",
+    "--trainer.gradient_clip_val -1": "`trainer.gradient_clip_val` is -1, not 0 or more",
+    "--callbacks.s EarlyStopping --callbacks.s.patience -1": "`callbacks.s.patience` is -1, not 0 or more",
+    "--model.scheduler ReduceLROnPlateau --model.scheduler.patience -1": "`model.scheduler.patience` is -1, not 0 or more",
+    "--model.scheduler StepLR --model.scheduler.step_size 0": "`model.scheduler.step_size` is 0, not 1 or more",
+    "--model.augment Crop --model.augment.pad 9": "`model.augment`: Crop.pad is 9: it must be at most 8, a side",
     "--data.batch_size 0": "`data.batch_size` is 0, not 1 or more",
     "--data.partition.fracs [0.5,0.5,0.5]": "`data.partition.fracs` [0.5, 0.5, 0.5] sum to 1.5: give positive ones that sum to 1; val and test may be 0",
     "--data.partition KFold --data.partition.fold 5": "`data.partition` is fold 5 of 5: count from 0; give 3 folds or more, or 2 if val or test, not both, is published",
@@ -144,10 +171,17 @@ def refused(go, tmp_path):
     "--seed_everything -1": "`seed_everything`: -1 is not in bounds, numpy accepts from 0 to 4294967295",
     "--ckpt_path last.ckpt": "checkpoint last.ckpt does not exist",
     "--ckpt_path http://a.b/c.ckpt": "checkpoint http:/a.b/c.ckpt does not exist",
+    "--ckpt_path configs": "checkpoint configs is a folder: give a file",
     "--ckpt_path configs/digits_mlp.yaml": "checkpoint configs/digits_mlp.yaml is damaged, or no checkpoint",
 }.items())  # fmt: skip
 def test_a_wrong_flag(refused, words, line):
     refused(line, f"{FIT} {words}")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(refused):
+    line = "`trainer`: no GPU: --trainer.accelerator cpu"
+    refused(line, f"{FIT} --trainer.accelerator gpu --trainer.devices 1")
 
 
 MODEL = "model:\n  Classifier:\n    net: MLP\n    optimizer: {AdamW: {lr: 1e-3}}\n"
@@ -173,7 +207,13 @@ C = "{tmp}/c.yaml"
     WHOLE.replace("1e-3", "'fast'"): f'{C}:4: `model.optimizer.lr` is "fast", not a number',
     WHOLE + "callbacks: {stop: {EarlyStopping: {patient: 3}}}\n": f"{C}:7: `callbacks.stop.patient`: EarlyStopping has no such option; did you mean patience? there are: monitor, mode, patience, min_delta",
     WHOLE + "callbacks: {stop: true}\n": f"{C}:7: `callbacks.stop`: true is no Callback; there are: Checkpoint, EarlyStopping, EMA, Monitor, Report, ...",
-    WHOLE + "base: other.yaml\n": "no config {tmp}/other.yaml (`base` of " + f"{C}); there are: configs/breast_cancer_mlp.yaml, ...",
+    WHOLE + "callbacks: EarlyStopping\n": f'{C}:7: `callbacks`: {NAMED}',
+    WHOLE + "callbacks:\n  <<: {stop: EarlyStopping}\n": f"{C}:8: a key must be a word; to merge files, list them in `base`",
+    WHOLE + "? [a, b]\n: c\n": f"{C}:7: a key must be a word; to merge files, list them in `base`",
+    WHOLE + "callbacks: &a {c: *a}\n": f"{C}: not YAML: an alias in itself",
+    WHOLE + "base: other.yaml\n": "no config {tmp}/other.yaml (`base` of " + f"{C}); did you mean {C}? there are: {C}",
+    WHOLE + "base: null\n": f"{C}:7: `base` is null: list files, [a.yaml, b.yaml]",
+    WHOLE + "base: {a: 1}\n": f'{C}:7: `base` is {{"a": 1}}: list files, [a.yaml, b.yaml]',
     WHOLE + "base: [c.yaml]\n": f"{C}: `base` goes round in a circle",
     MODEL: "`data.source` is not set: add it to --config FILE, or give --data.source NAME; " + SOURCES,
 }.items())  # fmt: skip
@@ -192,12 +232,12 @@ TABLE = "data: {source: {Table: {path: '{tmp}/t.csv', target: label}}}\ntrainer:
     ("a,b,label\n", "", "{tmp}/t.csv has no rows"),
     (ROWS, "--data.source.target lable", "{tmp}/t.csv has no column `lable` (data.source.target); did you mean label? there are: a, b, label"),
     (ROWS, "--data.source.drop [c]", "{tmp}/t.csv has no column `c` (data.source.drop); there are: a, b, label"),
-    (ROWS.replace("5,5,z", "5,five,z"), "", "{tmp}/t.csv, row 7: `five` in the numeric column `b` is no finite number and no date: mend or empty the cell, or train with the column as categorical (`data.source.types`; of the target, `data.source.task`)"),
-    (ROWS + "1,2\n", "", "{tmp}/t.csv, row 92: 2 cells, but the header has 3"),
+    (ROWS.replace("5,5,z", "5,five,z"), "", "{tmp}/t.csv, line 7: `five` in the numeric column `b` is no finite number and no date: mend or empty the cell, or train with the column as categorical (`data.source.types`; of the target, `data.source.task`)"),
+    (ROWS + "1,2\n", "", "{tmp}/t.csv, line 92: 2 cells, but the header has 3"),
     (ROWS + "1,2,w\n", "", "class 'w' has 1 of the 3 distinct rows it needs: add rows, leave it out, or change `data.partition`"),
-    (ROWS.replace(",x\n", ",\n", 1), "", "{tmp}/t.csv, row 2: `label` (data.source.target) has no value, the first of 1 such rows: fill the cells or delete the rows"),
+    (ROWS.replace(",x\n", ",\n", 1), "", "{tmp}/t.csv, line 2: `label` (data.source.target) has no value, the first of 1 such rows: fill the cells or delete the rows"),
     (ROWS.replace("b,", "a,", 1), "", "{tmp}/t.csv: two columns are named `a`: rename one"),
-    ("".join(f"{line},\n" for line in ROWS.replace("label", "label,c").split()), "", "{tmp}/t.csv, row 2: 4 cells, but the header has 5"),
+    ("".join(f"{line},\n" for line in ROWS.replace("label", "label,c").split()), "", "{tmp}/t.csv, line 2: 4 cells, but the header has 5"),
     (ROWS.replace(",y", ",x").replace(",z", ",x"), "", "{tmp}/t.csv: the target `label` is `x` in every row: a classification needs two classes or more"),
     (b"a,label\n\xff\xfe,x\n", "", "{tmp}/t.csv is neither text in UTF-8 nor .parquet: save it as one"),
     ("a,b,label\n" + "".join(f"{i},,{'xy'[i % 2]}\n" for i in range(20)), "", "{tmp}/t.csv: column `b` is empty: leave it out, --data.source.drop [b], or keep it, --data.source.types.b categorical"),
@@ -205,7 +245,7 @@ TABLE = "data: {source: {Table: {path: '{tmp}/t.csv', target: label}}}\ntrainer:
     (ROWS, "--data.source.types.a number", '`data.source.types` is {"a": "number"}, not `key: value` pairs (a text, one of numeric, categorical) or null'),
     (ROWS, "--data.source.types.c numeric", "{tmp}/t.csv has no column `c` (data.source.types); there are: a, b, label"),
     (ROWS, "--model.net ConvNet", "`model.net` ConvNet takes signals (C, L) and images (C, H, W), not rows of shape (2,): use MLP"),
-    (ROWS, "--data.source.task regression", "{tmp}/t.csv, row 2: `x` in the numeric column `label` is no finite number and no date: mend or empty the cell, or train with the column as categorical (`data.source.types`; of the target, `data.source.task`)"),
+    (ROWS, "--data.source.task regression", "{tmp}/t.csv, line 2: `x` in the numeric column `label` is no finite number and no date: mend or empty the cell, or train with the column as categorical (`data.source.types`; of the target, `data.source.task`)"),
 ])  # fmt: skip
 def test_a_wrong_table(refused, tmp_path, text, flags, line):
     if text is not None:
@@ -234,6 +274,7 @@ def save_npz(path, **arrays):
     ({"y": np.where(np.arange(60) < 59, 0, 1)}, "--data.source.task classification", "class '1' has 1 of the 3 distinct rows it needs: add rows, leave it out, or change `data.partition`"),
     ({"y": np.full(60, np.nan)}, "", "{tmp}/d.npz: `y` has 60 rows that are NaN or infinite, the first at index 0: mend or delete them"),
     ({"x_test": np.zeros((5, 3), "f4"), "y_test": np.zeros(5, int)}, "", "{tmp}/d.npz: x has rows of float32 (3,), not of float32 (4,)"),
+    ({}, "--data.source.path {tmp}/c.yaml", "{tmp}/c.yaml can't be read as numpy's arrays of numbers or text: This file contains pickled (object) data"),
     ({}, "--data.source.path {tmp}/none.npz", "{tmp}/none.npz: No such file or directory"),
 ])  # fmt: skip
 def test_wrong_arrays(refused, tmp_path, arrays, flags, line):
@@ -241,6 +282,13 @@ def test_wrong_arrays(refused, tmp_path, arrays, flags, line):
     source = f"data: {{source: {{Arrays: {{path: '{tmp_path}/d.npz'}}}}}}\n"
     (tmp_path / "c.yaml").write_text(MODEL + source + "trainer: {max_epochs: 1}\n")
     refused(line, f"fit --config {tmp_path}/c.yaml", *flags.replace("{tmp}", str(tmp_path)).split())
+
+
+def test_rows_of_many_axes_have_no_pictures(go, tmp_path):
+    save_npz(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(60, 2, 3, 4, 5)))
+    source = f"data: {{source: {{Arrays: {{path: '{tmp_path}/d.npz'}}}}}}\n"
+    (tmp_path / "c.yaml").write_text(MODEL + source + "trainer: {max_epochs: 1}\n")
+    assert go(f"fit --config {tmp_path}/c.yaml")[::2] == (0, "")
 
 
 def draw_images(root):
@@ -283,6 +331,7 @@ def test_no_config(refused, tmp_path):
         "fit --config",
         tmp_path / "c.yaml",
     )
+    refused("'foo' is no flag: options are --KEY VALUE, files --config FILE", "list foo")
     refused("no subcommand 'fti'; there are: fit, validate, test, predict, list", "fti")
 
 
@@ -327,16 +376,17 @@ def test_checkpoints_and_new_rows(go, refused, tmp_path):
     np.savez(tmp_path / "x.npz", x=np.zeros((3, 2)))
     np.save(tmp_path / "inf.npy", np.full((3, 13), [[0], [np.inf], [1]]))
     unfit = "`ckpt_path` does not fit this model: "
-    broken = (
-        "{tmp}/x.png can't be decoded (cannot identify image file): mend or remove it "
-        "(to train without it: `data.source.skip_broken: true`)"
-    )
+    broken = "{tmp}/x.png can't be decoded (cannot identify image file): mend or remove it"
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
     for typed, line in {
         f"test {digits} --model.net.hidden_dims [5]": unfit + 'Unexpected key(s) in state_dict: "net.hidden.4.weight", "net.hidden.4.bias".',
         f"test {digits} --model.net ConvNet": unfit + 'Missing key(s) in state_dict: "net.stages.0.0.0.weight", ...',
         f"test {digits} --data.source Wine": "rows of Wine (13,) differ from those of the checkpoint (1, 8, 8) in shape, classes or features: give its `data.source`",
         f"test {digits} --data.batchsize 3": f"`data.batchsize`: DataModule has no such option; did you mean batch_size? {DATA}",
         f"test --ckpt_path {tmp_path}/other.ckpt": "checkpoint {tmp}/other.ckpt is damaged, or no checkpoint",
+        f"test --ckpt_path {tmp_path}/run": "checkpoint {tmp}/run is a folder: give {tmp}/run/checkpoints/last.ckpt",
+        f"predict {wine} --data.predict_path {tmp_path}/run": "{tmp}/run: Is a directory",
         f"test --ckpt_path {tmp_path}/cut.ckpt": "checkpoint {tmp}/cut.ckpt is damaged, or no checkpoint",
         "test --config configs/digits_mlp.yaml": "test needs a model: give --ckpt_path RUN/checkpoints/best.ckpt",
         f"predict {wine} --data.predict_path {tmp_path}/inf.npy": "row 1 has no finite prediction: is a value in it infinite?",
@@ -373,6 +423,63 @@ def test_a_missing_extra(refused, tmp_path, monkeypatch, module, data, line):
     data += "trainer: {max_epochs: 1}\n"
     (tmp_path / "c.yaml").write_text(MODEL + data)
     refused(line, f"fit --config {tmp_path}/c.yaml")
+
+
+@pytest.mark.parametrize("loggers", ["TensorBoard", "[MetricsCsv,TensorBoard]"])
+def test_a_missing_logger(refused, monkeypatch, loggers):
+    for name in ("_TENSORBOARD_AVAILABLE", "_TENSORBOARDX_AVAILABLE"):
+        monkeypatch.setattr(f"lightning.fabric.loggers.tensorboard.{name}", False)
+    line = "install the extra `tensorboard`: pip install tensorboard"
+    refused(line, f"{FIT} --trainer.logger {loggers}")
+
+
+@pytest.mark.filterwarnings("default")
+def test_what_is_asked_for_and_not_needed(go, tmp_path):
+    said = go(f"{FIT} --print_config --callbacks.t Timer")
+    assert said[::2] == (0, "")
+    assert "      interval: step\n" in said.out
+    assert not (tmp_path / "runs").exists()
+    heard, handler = [], logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())
+    logging.getLogger("lightning.pytorch").addHandler(handler)
+    said = go(f"{FIT} --trainer.fast_dev_run 1 --data.predict_path nope --callbacks.t Timer")
+    assert said[::2] == (0, "warning: `data.predict_path` is ignored: only predict reads it\n")
+    assert heard == []
+    go(f"{FIT} --trainer.fast_dev_run 1 --trainer.profiler simple --callbacks.s ModelSummary")
+    logging.getLogger("lightning.pytorch").removeHandler(handler)
+    assert any("FIT Profiler Report" in text for text in heard)
+    assert any("17.2 K    Total params" in text for text in heard)
+
+
+def test_whatever_a_config_may_name_can_be_written_into_one(go):
+    for key in ("callbacks.x", "model.optimizer", "model.scheduler"):
+        room = ROOMS[key.replace(".x", ".*")]
+        for name, cls in classes(room).items():
+            if all(o.default is not o.empty for o in options(cls, key).values()):
+                said = go(f"{FIT} --print_config --{key} {name}")
+                assert said[::2] == (0, ""), name
+                assert name in said.out
+
+
+def test_processes_say_once_what_is_wrong(tmp_path):
+    line = "fit --config configs/diabetes_mlp.yaml --data.partition.fracs [0.996,0.002,0.002] "
+    line += "--trainer.devices 2 --trainer.accelerator cpu --trainer.strategy ddp "
+    words = f"{line} --trainer.logger false --trainer.default_root_dir {tmp_path}".split()
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-m", "src", *words], capture_output=True, env=env)
+    assert done.returncode == 2
+    assert done.stderr.decode() == (
+        "error: val has 1 of the 2 rows it needs, one a process: add rows, or lower "
+        "`trainer.devices`\n"
+    )
+
+
+@pytest.mark.parametrize(("words", "line"), {
+    "--callbacks.s EarlyStopping --callbacks.s.monitor val/acuracy": "`callbacks`: Early stopping conditioned on metric `val/acuracy` which is not available. Pass in or modify your `EarlyStopping` callback to use any of the following: `val/loss`, `val/acc`, `val/f1`, `val/auroc`, `samples_per_s`, `lr`, `grad_norm`, `train/loss`, ...",
+    "--callbacks.checkpoint.monitor val/acuracy": "`monitor` of the callback Checkpoint is val/acuracy, which nothing logs; did you mean val/acc? there are: val/loss, val/acc, val/f1, val/auroc, samples_per_s, lr, grad_norm, train/loss, train/acc",
+}.items())  # fmt: skip
+def test_a_metric_that_is_not_there(go, words, line):
+    assert go(f"{FIT} {words}")[::2] == (2, f"error: {line}\n")
 
 
 def test_debug_shows_the_traceback(go):

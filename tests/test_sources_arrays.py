@@ -221,6 +221,8 @@ def test_new_rows(save, tmp_path):
         ({"x": X, "y": X[:, 0]}, {"task": "classification"}, "{}: `y` is float32 (12,): a classification takes text or whole numbers (N,)"),
         ({"x": X, "y": Y[:, None].astype(str).repeat(2, 1)}, {}, "{}: `y` is <U21 (12, 2): a classification takes text or whole numbers (N,)"),
         ({"x": np.zeros((12, 8, 9, 3), np.uint8), "y": Y}, {}, "{}: x is (12, 8, 9, 3), and images are (N, C, H, W): save np.moveaxis(x, -1, 1)"),
+        ({"x": np.zeros((12, 9, 9, 4), "f4"), "y": Y}, {}, "{}: x is (12, 9, 9, 4), and images are (N, C, H, W): save np.moveaxis(x, -1, 1)"),
+        ({"x": np.zeros((12, 9, 9), np.uint8), "y": Y}, {}, "{}: x is (12, 9, 9), and images are (N, C, H, W): save x[:, None], and signals as float32"),
         ({"x": X[:, 0], "y": Y}, {}, "{}: x is float32 (12,), not rows of numbers (N, ...)"),
         ({"x": X, "y": Y.astype(str)}, {"task": "regression"}, "{}: `y` is <U21 (12,): a regression takes numbers (N,) or (N, K)"),
         ({"x": X, "y": np.where(Y == 1, [np.nan, np.inf] * 6, X[:, 0])}, {}, "{}: `y` has 4 rows that are NaN or infinite, the first at index 1: mend or delete them"),

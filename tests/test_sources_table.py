@@ -239,7 +239,7 @@ def test_new_rows(save):
         )
     save("age,city,income\n1,Rome,3\nold,Rome,4\n", "new.csv")
     assert refused(lambda: read_table(new, signature)) == (
-        f"{new}, row 3: `old` in the numeric column `age` is no finite number and no date: mend or "
+        f"{new}, line 3: `old` in the numeric column `age` is no finite number and no date: mend or "
         "empty the cell, or train with the column as categorical (`data.source.types`; of the "
         "target, `data.source.task`)"
     )
@@ -271,19 +271,19 @@ MEND = "is no finite number and no date: mend or empty the cell, or train with t
         ("a,y\n1,2\n", {"target": "z"}, "{} has no column `z` (data.source.target); there are: a, y"),
         ("a,label\n1,2\n", {"target": "labl"}, "{} has no column `labl` (data.source.target); did you mean label? there are: a, label"),
         ("a,b,y\n1,,u\n2,NA,v\n", {}, "{}: column `b` is empty: leave it out, --data.source.drop [b], or keep it, --data.source.types.b categorical"),
-        ("a,y\n12,u\na,v\n13,u\n", {}, f"{{}}, row 3: `a` in the numeric column `a` {MEND}"),
-        ("a,y\nx,u\ny,v\n1,u\n", {"types": {"a": "numeric"}}, f"{{}}, row 2: `x` in the numeric column `a` {MEND}"),
-        ('b,a,y\nu,1,u\n"p\nq",2,v\n\nv,3 kg,u\n', {}, f"{{}}, row 5: `3 kg` in the numeric column `a` {MEND}"),
-        ("a,y\n1,u\ninf,v\n", {}, f"{{}}, row 3: `inf` in the numeric column `a` {MEND}"),
+        ("a,y\n12,u\na,v\n13,u\n", {}, f"{{}}, line 3: `a` in the numeric column `a` {MEND}"),
+        ("a,y\nx,u\ny,v\n1,u\n", {"types": {"a": "numeric"}}, f"{{}}, line 2: `x` in the numeric column `a` {MEND}"),
+        ('b,a,y\nu,1,u\n"p\nq",2,v\n\nv,3 kg,u\n', {}, f"{{}}, line 6: `3 kg` in the numeric column `a` {MEND}"),
+        ("a,y\n1,u\ninf,v\n", {}, f"{{}}, line 3: `inf` in the numeric column `a` {MEND}"),
         ("a,b,a,y\n1,2,3,u\n", {}, "{}: two columns are named `a`: rename one"),
-        ("a,b,y\n1,2,u\n1,v\n", {}, "{}, row 3: 2 cells, but the header has 3"),
-        ("a,b,y\n1,2,u\n\n1,2,v,w\n", {}, "{}, row 4: 4 cells, but the header has 3"),
-        ('a,b,y\n1,"open,u\n' + "1,2,u\n" * 30_000, {}, "{}, row 2: field larger than field limit (131072): is a quote left open?"),
-        ('a,y\n1,u\n2,u\n"no\nnumber",v\n', {}, f"{{}}, row 4: `no number` in the numeric column `a` {MEND}"),
+        ("a,b,y\n1,2,u\n1,v\n", {}, "{}, line 3: 2 cells, but the header has 3"),
+        ("a,b,y\n1,2,u\n\n1,2,v,w\n", {}, "{}, line 4: 4 cells, but the header has 3"),
+        ('a,b,y\n1,"open,u\n' + "1,2,u\n" * 30_000, {}, "{}, line 2: field larger than field limit (131072): is a quote left open?"),
+        ('a,y\n1,u\n2,u\n"no\nnumber",v\n', {}, f"{{}}, line 4: `no number` in the numeric column `a` {MEND}"),
         ("a,y\n1,u\n2,u\n", {}, "{}: the target `y` is `u` in every row: a classification needs two classes or more"),
-        ("a,y\n1,\n2,u\n3,NA\n", {}, "{}, row 2: `y` (data.source.target) has no value, the first of 2 such rows: fill the cells or delete the rows"),
-        ("a,y\n1,1.5\n2,2.5\n3,x\n", {}, f"{{}}, row 4: `x` in the numeric column `y` {MEND}"),
-        ("a,y\n1,u\n2,v\n", {"task": "regression"}, f"{{}}, row 2: `u` in the numeric column `y` {MEND}"),
+        ("a,y\n1,\n2,u\n3,NA\n", {}, "{}, line 2: `y` (data.source.target) has no value, the first of 2 such rows: fill the cells or delete the rows"),
+        ("a,y\n1,1.5\n2,2.5\n3,x\n", {}, f"{{}}, line 4: `x` in the numeric column `y` {MEND}"),
+        ("a,y\n1,u\n2,v\n", {"task": "regression"}, f"{{}}, line 2: `u` in the numeric column `y` {MEND}"),
         ("a,y\n1,u\n2,v\n", {"types": {"aa": "numeric"}}, "{} has no column `aa` (data.source.types); did you mean a? there are: a, y"),
         ("a,y\n1,u\n2,v\n", {"drop": ["b"]}, "{} has no column `b` (data.source.drop); there are: a, y"),
         ("y\nu\nv\n", {}, "{} has no feature: `y` is the only column"),

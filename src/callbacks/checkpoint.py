@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 from torch import Tensor
 
 from src.durable import DurableIO, previous, sweep
+from src.errors import hint
 
 
 class Checkpoint(ModelCheckpoint):
@@ -86,7 +87,11 @@ class Checkpoint(ModelCheckpoint):
             return
         check(trainer)
         is_due, self._is_due = self._is_due, False
-        score = trainer.callback_metrics.get(self.monitor) if self.monitor else None
+        found, name = trainer.callback_metrics, self.monitor
+        score = found.get(name) if name else None
+        if is_due and name and score is None and trainer.fit_loop.epoch_loop.val_loop._has_run:
+            what = f"`monitor` of the callback Checkpoint is {name}, which nothing logs"
+            raise ValueError(f"{what}{hint(name, found)}")
         is_best = is_due and self._is_better(score)
         best, last = str(Path(self.last_model_path).with_name("best.ckpt")), self.last_model_path
         if is_best:

@@ -76,7 +76,7 @@ class Report(Callback):
             [str(data.names[row[i]]), text(y[i]), text(preds[i]), float(f"{error[i]:.4g}")]
             for i in worst
         ]
-        if x.ndim > 2 and lines:
+        if 2 < x.ndim < 5 and lines:
             captions = [f"true {t}\npredicted {p}: {value:.3g}" for _, t, p, value in lines]
             self._draw("mistakes", plots.pictures, x, captions)
         lines = [line + named(values, signature) for line, values in zip(lines, x, strict=True)]

@@ -28,8 +28,8 @@ class DataModule(L.LightningDataModule):
         normalize: `standard` subtracts the mean and divides by the standard deviation of the train
             rows; `none` leaves rows as they are, to show what it is for.
         device: `auto` keeps all rows on the GPU if they take less than a third of its free memory.
-        predict_path: New rows for `predict`: a CSV, Parquet, `.npz` or `.npy` file, an image, or a
-            folder of images or `.npy` files. Without it `predict` takes the test rows.
+        predict_path: New rows for `predict`: a CSV, Parquet, `.npz` or `.npy` file, an image, a
+            folder of images, or one with an `x.npy`. Without it `predict` takes the test rows.
     """
 
     def __init__(
@@ -43,9 +43,6 @@ class DataModule(L.LightningDataModule):
         predict_path: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if value < 1:
-                raise ValueError(f"`data.{name}` is {value}, not 1 or more")
         self.source, self.partition = source, partition or Stratified()
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.normalize, self.device, self.predict_path = normalize, device, predict_path
@@ -68,6 +65,8 @@ class DataModule(L.LightningDataModule):
         if self.trained_on:
             self.signature = Signature(**self.trained_on["signature"])
             self.statistics = Statistics(**self.trained_on["statistics"])
+        if self.predict_path and not self._reads_new_rows:
+            rank_zero_warn("`data.predict_path` is ignored: only predict reads it")
         if self._reads_new_rows:
             assert self.predict_path
             self.x, self.names = read_rows(Path(self.predict_path), self.signature)

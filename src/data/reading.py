@@ -24,7 +24,7 @@ def read_rows(path: Path, signature: Signature) -> tuple[np.ndarray, Sequence[An
     suffix = path.suffix.lower()
     if suffix in (".npz", ".npy") or (path / "x.npy").exists():
         x = read_arrays(path, signature)
-    elif suffix in SUFFIXES or path.is_dir():
+    elif suffix in SUFFIXES or (path.is_dir() and not signature.feature_names):
         return read_images(path, signature)
     else:
         x = read_table(path, signature)

@@ -167,6 +167,8 @@ def check(
     for a in augmentations:
         name, fits = type(a).__name__, len(in_shape) >= a.least_axes
         require(fits, f"{name} takes no rows of shape {in_shape}: drop it")
+        pad, side = getattr(a, "pad", 0), min(in_shape[1:], default=0)
+        require(pad <= side, f"{name}.pad is {pad}: it must be at most {side}, a side")
         require(not any(num_categories), f"{name} would change the codes of categories: drop it")
     require(sum(isinstance(a, Mixup) for a in augmentations) < 2, "Mixup is there twice: keep one")
 

@@ -11,7 +11,10 @@ class TensorBoard(TensorBoardLogger):
     run_dir: Path
 
     def __init__(self) -> None:
-        super().__init__("", name="", version="tensorboard", default_hp_metric=False)
+        try:
+            super().__init__("", name="", version="tensorboard", default_hp_metric=False)
+        except ModuleNotFoundError:
+            raise ValueError("install the extra `tensorboard`: pip install tensorboard") from None
 
     @property
     def root_dir(self) -> str:

@@ -81,10 +81,11 @@ def _as_rows(parts: list[np.ndarray], path: Path, signature: Signature | None) -
             raise ValueError(
                 f"{path}: x has rows of {part.dtype} {part.shape[1:]}, not of {dtype} {shape}"
             )
-    if not signature and len(shape) == 3 and shape[2] in (1, 3) and shape[0] not in (1, 3):
-        raise ValueError(
-            f"{path}: x is {first.shape}, and images are (N, C, H, W): save np.moveaxis(x, -1, 1)"
-        )
+    is_last = len(shape) == 3 and shape[2] in (1, 3, 4) and shape[0] > 4 < shape[1]
+    is_grey = len(shape) == 2 and first.dtype == np.uint8 and shape[0] > 4 < shape[1]
+    if not signature and (is_last or is_grey):
+        cure = "np.moveaxis(x, -1, 1)" if is_last else "x[:, None], and signals as float32"
+        raise ValueError(f"{path}: x is {first.shape}, and images are (N, C, H, W): save {cure}")
     mapped = isinstance(first, np.memmap)
     if not signature and dtype != np.uint8:
         features = (f for part in parts for f in part.reshape(len(part), -1).T)
@@ -135,9 +136,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file, np.load(file) as arrays:
             return dict(arrays)
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path} can't be read as numpy's arrays of numbers or text: {error}"
-        ) from error
+        what = f"{path} can't be read as numpy's arrays of numbers or text: "
+        raise ValueError(what + str(error).partition(". ")[0]) from error
 
 
 def _need(arrays: dict[str, np.ndarray], key: str, path: Path) -> np.ndarray:

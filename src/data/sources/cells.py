@@ -34,11 +34,11 @@ class Cells:
     frame: pl.DataFrame
 
     def at(self, rows: Any) -> str:
-        """Where the first of the rows of a mask `(N,)` is: the header of a CSV is row 1."""
+        """Where the first of the rows of a mask `(N,)` is: its line, or its row from 0."""
         row = int(np.argmax(rows))
         if self.path.suffix.lower() == ".parquet":
-            return f"{self.path}, row {row + 1}"
-        return f"{self.path}, row {next(islice(_records(self.path), row + 1, None))[0]}"
+            return f"{self.path}, row {row}"
+        return f"{self.path}, line {next(islice(_records(self.path), row + 1, None))[0]}"
 
     def need(self, names: Iterable[str], key: str) -> None:
         """Raises `ValueError` for the first of the names that is no column."""
@@ -147,22 +147,23 @@ def _separator(path: Path) -> str:
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The records of a CSV that aren't blank, the header first, each with its number from 1."""
-    row = width = 0
+    """The records of a CSV that aren't blank, the header first, each with its first line."""
+    line, width = 1, 0
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter=_separator(path), strict=True)
         try:
-            for row, cells in enumerate(reader, 1):
+            for cells in reader:
                 width = width or len(cells)
                 if cells and len(cells) != width:
                     raise ValueError(
-                        f"{path}, row {row}: {len(cells)} cells, but the header has {width}"
+                        f"{path}, line {line}: {len(cells)} cells, but the header has {width}"
                     )
                 if cells:
-                    yield row, cells
+                    yield line, cells
+                line = reader.line_num + 1
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{path} is neither text in UTF-8 nor .parquet: save it as one"
             ) from error
         except csv.Error as error:
-            raise ValueError(f"{path}, row {row + 1}: {error}: is a quote left open?") from error
+            raise ValueError(f"{path}, line {line}: {error}: is a quote left open?") from error

@@ -159,7 +159,7 @@ def _images(folder: Path) -> list[str]:
 
 
 def _decoded(
-    root: Path, names: list[str], form: Form, skip: bool = False
+    root: Path, names: list[str], form: Form, skip: bool | None = None
 ) -> Iterator[tuple[str, np.ndarray, int]]:
     """Yields the name of each image, its pixels `(C, H, W)`, and its id, a hash of the file."""
     if find_spec("PIL") is None:
@@ -171,7 +171,7 @@ def _decoded(
             yield from ((name, *image) for name, image in zip(block, images, strict=True) if image)
 
 
-def _decode(path: Path, form: Form, skip: bool) -> tuple[np.ndarray, int] | None:
+def _decode(path: Path, form: Form, skip: bool | None) -> tuple[np.ndarray, int] | None:
     from PIL import Image, ImageOps
 
     size, channels = form
@@ -188,8 +188,8 @@ def _decode(path: Path, form: Form, skip: bool) -> tuple[np.ndarray, int] | None
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, ...
         why = f"{path} can't be decoded ({str(error).partition(' <')[0] or type(error).__name__})"
         if not skip:
-            cure = "mend or remove it (to train without it: `data.source.skip_broken: true`)"
-            raise ValueError(f"{why}: {cure}") from error
+            train = " (to train without it: `data.source.skip_broken: true`)" * (skip is not None)
+            raise ValueError(f"{why}: mend or remove it{train}") from error
         log.warning(f"skipped: {why}")
         return None
     digest = blake2b(content, digest_size=8).digest()
