@@ -1,11 +1,12 @@
 """The table of faults: this project survives, and one that is broken on purpose does not."""
 
 import json
-import os
 import shutil
+import sys
 from random import Random
 
 import pytest
+import torch
 
 from src import durable
 from src.callbacks import faults, resume
@@ -13,8 +14,8 @@ from src.data.batches import Batches
 from src.models.model import Model
 from src.tracking import MetricsCsv
 
-if not hasattr(os, "fork"):
-    pytest.skip("needs a system that can fork", allow_module_level=True)
+if sys.platform != "linux":
+    pytest.skip("needs Linux", allow_module_level=True)
 
 from scripts.chaos import __main__ as chaos
 from scripts.chaos import hostile, ranks
@@ -64,6 +65,17 @@ def test_the_table(tmp_path, capfd, monkeypatch):
     assert lines[0] == "| # | fault | trials | survived | differed or lost | s |"
     assert lines[2].startswith("| 1 | SIGKILL while training | 1 | 1 | nothing | ")
     assert lines[-1].startswith("0 lost; seed 0")
+
+
+def test_what_is_compared(wholes):
+    whole = torch.load(wholes / "whole-everything" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert {"state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step"} <= {*whole}
+    assert {"EMA", "EarlyStopping", "Checkpoint"} <= {
+        name.partition("{")[0] for name in whole["callbacks"]
+    }
+    assert {"python", "numpy", "torch"} <= {*whole["resume"]["ranks"][0]["random"]}
+    header = (wholes / "whole-everything" / "metrics.csv").read_text().splitlines()[0]
+    assert {"train/loss", "val/loss", "test/loss", "lr"} <= {*header.split(",")}
 
 
 def test_the_numbers_of_trials():

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -25,6 +26,8 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
+if sys.platform != "linux":
+    raise SystemExit("scripts.chaos needs Linux: it forks, and looks at processes")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # with a GPU, no process that has trained can be forked
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -112,17 +115,21 @@ def run(chosen: list[int], asked: int, seed: int, at_once: int, root: Path) -> d
     todo.sort(key=lambda job: job[0] in FIRST)  # the last is taken first
     running: dict[tuple[int, int], Process] = {}
     found = {number: Found() for number in chosen}
-    while todo or running:
-        while todo and len(running) < at_once:
-            number, trial = todo.pop()
-            running[number, trial] = start(number, trial, seed, root)
-        for (number, trial), process in [*running.items()]:
-            if done := process.poll():
-                del running[number, trial]
-                path = root / f"{number}-{trial}.json"
-                found[number].outcomes[trial] = read_outcome(path, done)
-                found[number].wall_s += done.wall_s
-        time.sleep(0.005)
+    try:
+        while todo or running:
+            while todo and len(running) < at_once:
+                number, trial = todo.pop()
+                running[number, trial] = start(number, trial, seed, root)
+            for (number, trial), process in [*running.items()]:
+                if done := process.poll():
+                    del running[number, trial]
+                    path = root / f"{number}-{trial}.json"
+                    found[number].outcomes[trial] = read_outcome(path, done)
+                    found[number].wall_s += done.wall_s
+            time.sleep(0.005)
+    finally:  # after Ctrl-C
+        for process in running.values():
+            os.killpg(process.pid, signal.SIGKILL)
     return found
 
 
@@ -174,8 +181,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trials at a time")
     parser.add_argument("--json", type=Path, help="file for the table, and what each trial lost")
     args = parser.parse_args(argv)
-    if not hasattr(os, "fork"):
-        parser.error("needs a system that can fork: Linux or macOS")
     began = time.monotonic()
     prepare()
     with TemporaryDirectory() as folder:

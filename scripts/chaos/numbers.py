@@ -83,13 +83,13 @@ def spoil(kind: str, value: float, is_bad: Callable[[int], bool], step: int) -> 
 
 def out_of_memory(lab: Lab, rng: Random, number: int) -> Outcome:
     """More rows than some have no memory: the same training in smaller parts, to rounding."""
-    few = Lab(lab.root, f"{lab.name}-few")
-    few.fit("plain", None, NO_NORM)
+    whole = Lab(lab.root, f"{lab.name}-whole")
+    whole.fit("plain", None, NO_NORM)
     step = rng.randint(1, STEPS)
     done = lab.fit("plain", lambda: starve(step), NO_NORM)
     if done.code:
         return Outcome([[f"exit {done.code}, {last_line(done)}"]])
-    states = [read(run.last)["state_dict"] for run in (few, lab)]
+    states = [read(run.last)["state_dict"] for run in (whole, lab)]
     pairs = [(value, states[1][name]) for name, value in states[0].items()]
     same = all(torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in pairs)
     said = "out of memory" in done.said
