@@ -476,7 +476,7 @@ def test_processes_say_once_what_is_wrong(tmp_path):
 
 @pytest.mark.parametrize(("words", "line"), {
     "--callbacks.s EarlyStopping --callbacks.s.monitor val/acuracy": "`callbacks`: Early stopping conditioned on metric `val/acuracy` which is not available. Pass in or modify your `EarlyStopping` callback to use any of the following: `val/loss`, `val/acc`, `val/f1`, `val/auroc`, `samples_per_s`, `lr`, `grad_norm`, `train/loss`, ...",
-    "--callbacks.checkpoint.monitor val/acuracy": "`monitor` of the callback Checkpoint is val/acuracy, which nothing logs; did you mean val/acc? there are: val/loss, val/acc, val/f1, val/auroc, samples_per_s, lr, grad_norm, train/loss, train/acc",
+    "--callbacks.checkpoint.monitor val/acuracy": "`monitor` of the callback Checkpoint is val/acuracy, which nothing logs; did you mean val/auroc? there are: val/loss, val/acc, val/f1, val/auroc, samples_per_s, lr, grad_norm, train/loss, train/acc",
 }.items())  # fmt: skip
 def test_a_metric_that_is_not_there(go, words, line):
     assert go(f"{FIT} {words}")[::2] == (2, f"error: {line}\n")
