@@ -29,6 +29,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make lint    check style and types"
 	@echo "make bench   measure speed and memory"
+	@echo "make chaos   kill, damage and fill up runs, and see that nothing is lost"
 	@echo "make clean   remove $(VENV) and the caches; runs stay"
 
 train: $(VENV)/.core
@@ -48,6 +49,9 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(PY) -m scripts.bench $(BENCH)
 
+chaos: $(VENV)/.dev
+	$(PY) -m scripts.chaos $(CHAOS)
+
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
@@ -64,4 +68,4 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(PY)
 $(PY):
 	@$(create)
 
-.PHONY: help train test lint bench clean
+.PHONY: help train test lint bench chaos clean

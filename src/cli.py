@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from src import run_folder
 from src.callbacks import Monitor, Report
+from src.callbacks.faults import BadSteps, Signals
+from src.callbacks.resume import Resume
 from src.config import Config, Tree
 from src.data.module import DataModule
+from src.durable import DurableIO, previous
 from src.errors import short
 from src.loop import DirectLoop
 from src.models.model import Model
@@ -52,6 +57,7 @@ class CLI(LightningCLI):
     """
 
     def __init__(self, command: str, config: Tree, folder: Path, checkpoint: Tree) -> None:
+        self.signals = Signals()
         self.command, self.folder, self.checkpoint = command, folder, checkpoint
         super().__init__(
             Model,
@@ -81,7 +87,8 @@ class CLI(LightningCLI):
         if config["num_nodes"] > 1 and not starters & os.environ.keys():
             what = f"`trainer.num_nodes` is {config['num_nodes']}, and nothing starts the others"
             raise ValueError(f"{what}: use scripts/slurm.sh, or torchrun on each node")
-        own = [run_folder.RunFolder(self.saved), Monitor(shown), Report()]
+        own = [run_folder.RunFolder(self.saved), Resume(), self.signals, BadSteps()]
+        own += [Monitor(shown), Report()]
         config["enable_progress_bar"] = False  # Lightning's
         named = filter(None, self.config_init["callbacks"].values())
         config["callbacks"] = [*own, *named, *(config["callbacks"] or [])]
@@ -105,7 +112,31 @@ class CLI(LightningCLI):
         return trainer
 
     def execute(self, ckpt_path: Path | None) -> None:
-        """Runs the subcommand, and prints the metrics that it ends with."""
+        """Runs the subcommand, and prints the metrics that it ends with.
+
+        Raises:
+            KeyboardInterrupt: A signal ended it; its text is how to go on.
+        """
+        strategy: Any = self.trainer.strategy
+        launcher, patience = strategy.launcher, os.environ.get("FULGURITE_TIMEOUT_S")
+        if patience and hasattr(strategy, "_timeout"):  # of a process that the others wait for
+            strategy._timeout = timedelta(seconds=float(patience))
+        try:
+            with self.signals.listening():
+                self._execute(ckpt_path)
+        except BaseException as error:
+            if launcher:
+                launcher.kill(signal.SIGKILL)  # processes that may wait for this one
+            if not isinstance(error, SystemExit | KeyboardInterrupt):
+                raise
+            if is_helper(self.trainer):
+                sys.exit()  # any other code, and the process that started this one is killed
+            last = self.folder / "checkpoints" / "last.ckpt"
+            is_saved = self.command == "fit" and last.is_file()
+            how = [f"python -m src fit --ckpt_path {last}"] if is_saved else []
+            raise KeyboardInterrupt(*how) from None
+
+    def _execute(self, ckpt_path: Path | None) -> None:
         what: dict[str, Any] = {"model": self.model, "datamodule": self.datamodule}
         if self.command == "fit":
             self._fit(what, ckpt_path)
@@ -121,19 +152,26 @@ class CLI(LightningCLI):
                 if name.startswith("val/" if self.command == "validate" else "test/"):
                     print(f"{name} {value:.6g}")
             print(f"run folder: {self.folder}")
+        if isinstance(files := self.trainer.strategy.checkpoint_io, DurableIO):
+            files.check()
 
     def _fit(self, what: dict[str, Any], ckpt_path: Path | None) -> None:
-        try:
-            self.trainer.fit(**what, ckpt_path=ckpt_path)
-        except SystemExit:  # how Lightning ends a run at Ctrl-C
-            last = self.folder / "checkpoints" / "last.ckpt"
-            how = [f"python -m src fit --ckpt_path {last}"] if last.is_file() else []
-            raise KeyboardInterrupt(*how) from None
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", None)
-        self.trainer.test(**what, ckpt_path=best or None, verbose=False)
+        self.trainer.fit(**what, ckpt_path=ckpt_path)
+        trainer = self.trainer
+        if trainer.is_global_zero and self.checkpoint.get("global_step") == trainer.global_step:
+            print(f"{self.folder} is finished: there is nothing left to train")
+        best = Path(getattr(trainer.checkpoint_callback, "best_model_path", None) or "none")
+        there = best.is_file() or previous(best).is_file()  # no disk may have taken it
+        trainer.test(**what, ckpt_path=best if there else None, verbose=False)
         for logger in self.trainer.loggers:
             if isinstance(logger, Wandb):
                 logger.finish()
+
+
+def is_helper(trainer: L.Trainer) -> bool:
+    """Whether another process of this run started this one."""
+    environment = trainer._accelerator_connector.cluster_environment
+    return type(environment).__name__ == "LightningEnvironment" and not trainer.is_global_zero
 
 
 def run(command: str, argv: list[str]) -> dict[str, float]:
@@ -147,29 +185,36 @@ def run(command: str, argv: list[str]) -> dict[str, float]:
     """
     flags = list(pairs([word for word in argv if word != "--print_config"]))
     files = [value for name, value in flags if name == "config"]
-    own = {name: value for name, value in flags if name in ("run", "ckpt_path")}
-    path = Path(own["ckpt_path"]) if "ckpt_path" in own else None
+    own = {name: value for name, value in flags if name in ("run", "ckpt_path", "resume")}
+    flags = [flag for flag in flags if flag[0] not in ("config", *own)]
+    flags.sort(key=lambda flag: flag[0].count("."))  # classes first
+    path = run_folder.find(merged(Config(), files, flags), **own)
     if command != "fit" and not path:
         raise ValueError(f"{command} needs a model: give --ckpt_path RUN/checkpoints/best.ckpt")
     config, checkpoint = Config(), {}
     if path:
         checkpoint = run_folder.read_checkpoint(path)
-        config.add(checkpoint["config"], str(path))
-    for file in files:
-        config.add_file(Path(file))
-    for name, value in sorted(flags, key=lambda flag: flag[0].count(".")):  # classes first
-        if name not in ("config", *own):
-            config.add_flag(name, value)
-    tree = config.checked()
+        config.checkpoint = str(path)
+        config.add(checkpoint["config"], config.checkpoint)
+    tree = merged(config, files, flags).checked()
     if "--print_config" in argv:
         with quiet():
             CLI("print_config", tree, Path(), checkpoint)
-    root = Path(tree["trainer"]["default_root_dir"] or "runs")
+    root, resumes = run_folder.root_of(tree), "resume" in own
     name = Path([*files, path or "run"][0]).stem
-    with run_folder.opened(root, own.get("run"), name, path) as folder, quiet():
+    with run_folder.opened(root, own.get("run"), name, path, resumes) as folder, quiet():
         cli = CLI(command, tree, folder, checkpoint)
         cli.execute(path)
         return {name: value.item() for name, value in cli.trainer.callback_metrics.items()}
+
+
+def merged(config: Config, files: list[str], flags: list[tuple[str, str]]) -> Config:
+    """The config with files and then flags over it."""
+    for file in files:
+        config.add_file(Path(file))
+    for name, value in flags:
+        config.add_flag(name, value)
+    return config
 
 
 def pairs(words: list[str]) -> Iterator[tuple[str, str]]:

@@ -23,6 +23,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from src.errors import LEAST, NOT_0, UNFIT, WORDS, hint, readable, short, shown
+from src.trust import foreign, imports
 
 Key = tuple[str, ...]
 Tree = dict[str, Any]
@@ -63,6 +64,7 @@ trainer:
   enable_autolog_hparams: false
 """
 MAX_VALUES = 10_000  # of a file with its aliases written out
+MAX_BYTES = 1_000_000  # of a file
 
 
 class Loader(yaml.SafeLoader):
@@ -166,6 +168,7 @@ class Config:
     def __init__(self) -> None:
         self.marks: dict[Key, str] = {}  # file and line of each key; empty for a flag
         self.texts: dict[Key, Any] = {}  # plain values as written, and lists of such
+        self.checkpoint = ""  # the name of a text that may name only what is trusted
         self.tree = self._read(DEFAULTS, "")
 
     def add(self, text: str, name: str) -> None:
@@ -197,7 +200,8 @@ class Config:
             there = (path.parent if via else Path("configs")).glob("*.yaml")
             listed = hint(str(path), sorted(map(str, there)))
             raise FileNotFoundError(f"no config {path}{wanted}{listed}")
-        text = path.read_text("utf-8-sig", "surrogateescape")
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+            text = file.read(MAX_BYTES + 1)
         try:
             tree = self._read(text, str(path))
         except yaml.MarkedYAMLError as e:
@@ -226,6 +230,8 @@ class Config:
         return self._options(self.tree, (), Experiment)
 
     def _read(self, text: str, name: str) -> Any:
+        if len(text) > MAX_BYTES:
+            raise ValueError(f"config {name} has more than {MAX_BYTES:,} bytes: that is none")
         loader = Loader(text)
         loader.name, self.size = name, 0
         node = loader.get_single_node()
@@ -245,6 +251,8 @@ class Config:
             return values
         if isinstance(node, yaml.ScalarNode):
             self.texts[key] = node.value
+            if room or key[-1:] == ("class_path",):
+                self._trust(node.value, key)
             value = loader.construct_object(node)
             return Choice(self._class(value, key), {}) if room and isinstance(value, str) else value
         found: Tree = {}
@@ -321,6 +329,8 @@ class Config:
             return [node] if fits([], kind) else node
         if room and isinstance(value, list) and fits([], kind):
             return [self._node(v, key) for v in value]
+        if imports(kind):
+            self._trust(value, key)
         if isinstance(value, int | float) and value < LEAST.get(key[-1], value):
             raise self._wrong(key, f" is {value}, not {LEAST[key[-1]]} or more")
         if value == 0 and key[-1] in NOT_0:
@@ -341,6 +351,13 @@ class Config:
             raise self._unset(key)
         path = f"{cls.__module__}.{cls.__qualname__}"
         return {"class_path": path, "init_args": self._options(choice.args, key, cls)}
+
+    def _trust(self, value: Any, key: Key) -> None:
+        """Refuses, before it is imported, what a checkpoint has no business to name."""
+        if self.checkpoint and self.marks.get(key, "").startswith(f"{self.checkpoint}:"):
+            for path in foreign(value):
+                what = f"{path} is of no package in TRUSTED of src/trust.py: add it if it is yours"
+                raise self._wrong(key, f": {what}")
 
     def _wrong(self, key: Key, text: str) -> ValueError:
         """An error that begins with the file and line that set `key`, or what is above it."""

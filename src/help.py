@@ -15,7 +15,9 @@ ABOUT = {
     "config FILE": "A YAML file; several are merged in their order, and flags win over files.",
     "run NAME": "Name of the run folder below runs/; without it the config's name and the time.",
     "seed_everything 0": "Seed of the weights, of the order of batches and of augmentations.",
-    "ckpt_path FILE": "A checkpoint to go on with; its config holds where nothing else is said.",
+    "ckpt_path FILE": "A checkpoint to go on with; its config holds where nothing else is said. "
+    "`last` and `best` are those of --run NAME.",
+    "resume auto": "Goes on with --run NAME if it has begun, and begins it if not.",
     "callbacks.MINE CLASS": "A callback by a name of one's own; null takes it away.",
     "print_config": "Prints the complete config and ends.",
     "debug": "Shows the traceback of an error.",

@@ -41,16 +41,20 @@ class DirectLoop(_TrainingEpochLoop):
     @classmethod
     def put_into(cls, trainer: L.Trainer) -> None:
         """Replaces the loop of a trainer that has not started."""
-        if version("lightning") in TRIED:
-            old = trainer.fit_loop.epoch_loop
-            trainer.fit_loop.epoch_loop = cls(trainer, old.min_steps, old.max_steps)
+        old = trainer.fit_loop.epoch_loop
+        trainer.fit_loop.epoch_loop = cls(trainer, old.min_steps, old.max_steps)
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
+        if self.restarting:  # Lightning can't place loaders that the plan of a schedule asked for
+            for loader in data_fetcher.combined_loader.flattened:
+                if isinstance(loader, Batches):
+                    loader.position = self.batch_progress.current.ready
         super().on_run_start(data_fetcher)
         trainer, model = self.trainer, self.trainer.lightning_module
         plugin = trainer.precision_plugin
         self._direct = (
-            type(trainer.strategy) is SingleDeviceStrategy
+            version("lightning") in TRIED
+            and type(trainer.strategy) is SingleDeviceStrategy
             and type(plugin) in (Precision, MixedPrecision)
             and getattr(plugin, "scaler", None) is None
             and type(trainer.profiler) is PassThroughProfiler
@@ -63,13 +67,19 @@ class DirectLoop(_TrainingEpochLoop):
             and not own(trainer.datamodule, L.LightningDataModule, TRANSFERS)
         )
         self._context = nullcontext if type(plugin) is Precision else plugin.train_step_context
+        self._between = [c.between_steps for c in trainer.callbacks if hasattr(c, "between_steps")]
         self._hooks = {
             name: [getattr(c, name) for c in trainer.callbacks if own(c, L.Callback, (name,))]
             for name in HOOKS
         }
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
-        if not self._direct or self.restarting:
+        # Checkpoints are made here, where no step, validation or schedule is half done.
+        self.restarting = self.trainer.fit_loop._restarting = False
+        if self._accumulated_batches_reached():
+            for hook in self._between:
+                hook(self.trainer, self.trainer.lightning_module)
+        if not self._direct:
             super().advance(data_fetcher)
             return
         trainer, results, batches = self.trainer, self._results, self.batch_progress
@@ -111,6 +121,19 @@ class DirectLoop(_TrainingEpochLoop):
         given: dict[str, Any] = {}
 
         def closure() -> Tensor | None:
+            sums = vars(model.sums).copy()
+            try:
+                return forward_and_backward()
+            except RuntimeError as error:
+                if "memory" not in str(error):
+                    raise
+                reason = str(error)
+            optimizer.zero_grad()  # here, where nothing of the step is held any more
+            vars(model.sums).update(sums)
+            model.halve(len(batch.row), reason)
+            return closure()
+
+        def forward_and_backward() -> Tensor | None:
             vars(model)["_current_fx_name"] = "training_step"  # for what it logs
             with self._context():
                 output = model.training_step(batch, index)

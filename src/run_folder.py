@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+from src import durable
+from src.config import Config
 from src.data.module import DataModule
 from src.models.model import Model
 
@@ -23,8 +24,39 @@ RUN_DIR = "FULGURITE_RUN_DIR"  # tells the ranks that a run starts which folder 
 STATED = ("config.yaml", "partition.json", "statistics.json")
 
 
+def root_of(tree: dict[str, Any]) -> Path:
+    """The folder of all runs, by the config."""
+    return Path(tree["trainer"]["default_root_dir"] or "runs")
+
+
+def find(
+    config: Config, run: str | None = None, ckpt_path: str | None = None, resume: str | None = None
+) -> Path | None:
+    """The checkpoint that a run goes on with, if any.
+
+    Args:
+        config: All but what the checkpoint says.
+        run: Name of its folder.
+        ckpt_path: A file, or `last` or `best` of `run`.
+        resume: `auto` goes on with `run` if it has begun.
+    """
+    if resume not in (None, "auto"):
+        raise ValueError(f"--resume {resume!r} is not known: give --resume auto")
+    if resume and (not run or ckpt_path):
+        raise ValueError("--resume auto goes by the name of the run: give --run NAME alone")
+    if not resume and ckpt_path not in ("last", "best"):
+        return Path(ckpt_path) if ckpt_path else None
+    if not run:
+        raise ValueError(f"--ckpt_path {ckpt_path} is of a run: give --run NAME, too")
+    path = root_of(config.tree) / run / "checkpoints" / f"{ckpt_path or 'last'}.ckpt"
+    began = path.is_file() or durable.previous(path).is_file()
+    return path if began or not resume else None
+
+
 @contextmanager
-def opened(root: Path, run: str | None, config: str, checkpoint: Path | None) -> Iterator[Path]:
+def opened(
+    root: Path, run: str | None, config: str, checkpoint: Path | None, resumes: bool = False
+) -> Iterator[Path]:
     """A folder below `root` for a run; taken away again if nothing came of it.
 
     It is `run`'s, or that of the checkpoint that is gone on with, or a new `CONFIG-STAMP`.
@@ -36,7 +68,7 @@ def opened(root: Path, run: str | None, config: str, checkpoint: Path | None) ->
     if RUN_DIR in os.environ:
         yield Path(os.environ[RUN_DIR])
         return
-    folder = _choose(root, run, config, checkpoint)
+    folder = _choose(root, run, config, checkpoint, resumes)
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[RUN_DIR] = str(folder)
@@ -49,14 +81,16 @@ def opened(root: Path, run: str | None, config: str, checkpoint: Path | None) ->
                 shutil.rmtree(folder)
 
 
-def _choose(root: Path, run: str | None, config: str, checkpoint: Path | None) -> Path:
+def _choose(
+    root: Path, run: str | None, config: str, checkpoint: Path | None, resumes: bool
+) -> Path:
     job, is_torchrun = os.environ.get("SLURM_JOB_ID"), "TORCHELASTIC_RUN_ID" in os.environ
     if run is not None:
         folder = root / run
         if Path(run).name != run or run in ("", "..", "wandb"):
             raise ValueError(f"--run {run!r} is not the name of a folder below {root}/")
         same = checkpoint and checkpoint.resolve().parent.parent == folder.resolve()
-        if not (same or job or is_torchrun) and (folder / "config.yaml").exists():
+        if not (same or resumes or job or is_torchrun) and (folder / "config.yaml").exists():
             raise ValueError(
                 f"run folder {folder} exists: choose another --run NAME, or go on with "
                 f"--ckpt_path {folder / 'checkpoints' / 'last.ckpt'}"
@@ -81,14 +115,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: It is damaged, or not of this project.
         FileNotFoundError: It isn't there.
     """
-    if not path.is_file():
+    if path.is_dir():
         inside = ", ".join(map(str, sorted([*path.glob("*.ckpt"), *path.glob("*/*.ckpt")])))
-        what = f"is a folder: give {inside or 'a file'}" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"checkpoint {path} {what}")
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # each kind of damage raises another one
-        raise ValueError(f"checkpoint {path} is damaged, or no checkpoint") from e
+        raise FileNotFoundError(f"checkpoint {path} is a folder: give {inside or 'a file'}")
+    checkpoint: dict[str, Any] = durable.load(path)
     for key in ("config", "DataModule", "state_dict"):
         if not isinstance(checkpoint, dict) or not checkpoint.get(key):
             raise ValueError(f"checkpoint {path} was not written by this project: it has no {key}")
@@ -104,6 +134,10 @@ class RunFolder(L.Callback):
 
     def __init__(self, config: str) -> None:
         self.config = config
+        self.files = durable.DurableIO()
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = self.files
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -116,7 +150,7 @@ class RunFolder(L.Callback):
         partition = json.dumps(data.split.report, indent=1)
         statistics = json.dumps(vars(data.statistics), indent=1)
         for name, text in zip(STATED, (self.config, partition, statistics), strict=True):
-            if not (folder / name).exists():  # of the run that is gone on with
+            if not (trainer.ckpt_path and (folder / name).exists()):  # of a run that goes on
                 (folder / name).write_text(text)
 
     def on_save_checkpoint(

@@ -126,7 +126,7 @@ def test_the_last_checkpoint_is_the_newest_even_if_an_earlier_is_the_best(go):
     frozen += ("--model.scheduler.gamma", 0, "--model.net.dropout", 0)
     said = go(FIT, "--run", "frozen", "--trainer.max_epochs", 4, *frozen)
     best, last = (said.folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
-    assert [torch.load(path)["epoch"] for path in (best, last)] == [0, 3]
+    assert [torch.load(path)["epoch"] for path in (best, last)] == [1, 4]
     again = go("fit", "--ckpt_path", last)
     assert again.code == 0
     assert "epoch" not in again.out

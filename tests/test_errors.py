@@ -84,7 +84,7 @@ def refused(go, tmp_path):
     "--model.net.in_shape [3]": "`model.net.in_shape`: MLP has no such option; " + MLP,
     "--model.optimizer.lrr 1": "`model.optimizer.lrr`: AdamW has no such option; did you mean lr? " + ADAMW,
     "--model.scheduler WarmupCosine --model.scheduler.warmup 1": "`model.scheduler.warmup`: WarmupCosine has no such option; did you mean warmup_frac? there are: warmup_frac, final_frac",
-    "--callbacks.checkpoint.moniter x": "`callbacks.checkpoint.moniter`: Checkpoint has no such option; did you mean monitor? there are: monitor, mode, every_n_epochs",
+    "--callbacks.checkpoint.moniter x": "`callbacks.checkpoint.moniter`: Checkpoint has no such option; did you mean monitor? there are: monitor, mode, every_n_epochs, every_n_steps",
     "--data.source.path x.csv": "`data.source.path`: Digits has no such option",
     "--.lr 3": "--.lr is no key: write it as --data.batch_size, say",
     # words
@@ -388,7 +388,7 @@ def test_checkpoints_and_new_rows(go, refused, tmp_path):
         f"test {digits} --model.net ConvNet": unfit + 'Missing key(s) in state_dict: "net.stages.0.0.0.weight", ...',
         f"test {digits} --data.source Wine": "rows of Wine (13,) differ from those of the checkpoint (1, 8, 8) in shape, classes or features: give its `data.source`",
         f"test {digits} --data.batchsize 3": f"`data.batchsize`: DataModule has no such option; did you mean batch_size? {DATA}",
-        f"test --ckpt_path {tmp_path}/other.ckpt": "checkpoint {tmp}/other.ckpt was not written by this project: it has no config",
+        f"test --ckpt_path {tmp_path}/other.ckpt": "checkpoint {tmp}/other.ckpt is damaged, or no checkpoint",
         f"test --ckpt_path {tmp_path}/run": "checkpoint {tmp}/run is a folder: give {tmp}/run/checkpoints/last.ckpt",
         f"predict {wine} --data.predict_path {tmp_path}/run": "{tmp}/run: Is a directory",
         f"test --ckpt_path {tmp_path}/cut.ckpt": "checkpoint {tmp}/cut.ckpt is damaged, or no checkpoint",
@@ -408,6 +408,7 @@ def test_checkpoints_and_new_rows(go, refused, tmp_path):
 def test_a_loss_that_is_no_number(go):
     said = go(f"{FIT} --trainer.limit_train_batches 2 --model.optimizer.lr 1e30")
     assert said.err == (
+        "warning: step 2 is skipped: its loss or gradients are not finite\n"
         "error: val/loss is nan after epoch 0: lower `model.optimizer.lr`, clip with "
         "`trainer.gradient_clip_val`, or look for infinite values in the val rows\n"
     )
@@ -479,7 +480,7 @@ def test_processes_say_once_what_is_wrong(tmp_path):
 
 @pytest.mark.parametrize(("words", "line"), {
     "--callbacks.s EarlyStopping --callbacks.s.monitor val/acuracy": "`callbacks`: Early stopping conditioned on metric `val/acuracy` which is not available. Pass in or modify your `EarlyStopping` callback to use any of the following: `val/loss`, `val/acc`, `val/f1`, `val/auroc`, `samples_per_s`, `lr`, `grad_norm`, `train/loss`, ...",
-    "--callbacks.checkpoint.monitor val/acuracy": "`callbacks`: `ModelCheckpoint(monitor='val/acuracy')` could not find the monitored key in the returned metrics: ['val/loss', 'val/acc', 'val/f1', 'val/auroc', 'samples_per_s', 'lr', 'grad_norm', 'train/loss', 'train/acc', 'epoch', 'step'].",
+    "--callbacks.checkpoint.monitor val/acuracy": "`monitor` of the callback Checkpoint is val/acuracy, which nothing logs; did you mean val/auroc? there are: val/loss, val/acc, val/f1, val/auroc, samples_per_s, lr, grad_norm, train/loss, train/acc",
 }.items())  # fmt: skip
 def test_a_metric_that_is_not_there(go, words, line):
     assert go(f"{FIT} {words}")[::2] == (2, f"error: {line}\n")

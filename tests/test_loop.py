@@ -151,8 +151,9 @@ def test_all_that_can_be_seen_is_the_same(name, tmp_path, monkeypatch):
     assert bool(steps) == (name in STOCK)
 
 
-def test_another_lightning_keeps_its_own_loop(monkeypatch):
+def test_another_lightning_takes_its_own_steps(tmp_path, monkeypatch):
     monkeypatch.setattr("src.loop.TRIED", ("2.5.0",))
-    trainer = Trainer(**TRAINER)
-    DirectLoop.put_into(trainer)
-    assert type(trainer.fit_loop.epoch_loop) is _TrainingEpochLoop
+    steps, advance = [], _TrainingEpochLoop.advance
+    monkeypatch.setattr(_TrainingEpochLoop, "advance", lambda *a: [steps.append(1), advance(*a)])
+    fit(True, tmp_path)
+    assert steps

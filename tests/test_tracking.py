@@ -22,6 +22,7 @@ from wandb.util import get_core_path
 
 from src.tracking import MetricsCsv, TensorBoard, Wandb
 from src.tracking.wandb_log import git_state
+from tests.conftest import ROOT
 
 KEY = "a" * 40
 
@@ -62,17 +63,34 @@ def test_csv_keeps_both_values_of_a_metric_logged_twice_for_a_step(metrics_csv):
     assert [row["test/acc"] for row in table(metrics_csv.run_dir / "metrics.csv")] == ["1.0", "2.0"]
 
 
-def test_csv_appends_when_a_run_is_resumed(metrics_csv):
+def test_csv_of_a_run_that_goes_on_drops_what_will_be_logged_again(metrics_csv):
     metrics_csv.log_metrics({"epoch": 0, "a,b": 1.0}, step=0)
+    state = metrics_csv.state_dict()
     metrics_csv.log_metrics({"epoch": 1, "a,b": 2.0}, step=1)
+    metrics_csv.log_metrics({"epoch": 1, "new": 2.0}, step=1)
     path = metrics_csv.run_dir / "metrics.csv"
     again = MetricsCsv()
     again.run_dir = metrics_csv.run_dir
+    again.load_state_dict(state)
+    assert path.read_text().splitlines() == ['epoch,step,"a,b",new', "0,0,1.0,"]
     again.log_metrics({"epoch": 1, "a,b": 2.5}, step=1)
-    again.log_metrics({"epoch": 2, "new": 3.0}, step=2)
+    again.log_metrics({"epoch": 2, "newer": 3.0}, step=2)
     assert path.read_text().splitlines() == [
-        'epoch,step,"a,b",new', "0,0,1.0,", "1,1,2.0,", "1,1,2.5,", "2,2,,3.0",
+        'epoch,step,"a,b",new,newer', "0,0,1.0,,", "1,1,2.5,,", "2,2,,,3.0",
     ]  # fmt: skip
+
+
+def test_csv_is_added_to_and_not_written_anew(metrics_csv):
+    path = metrics_csv.run_dir / "metrics.csv"
+    for step in range(4):
+        metrics_csv.log_metrics({"epoch": step, "loss": 1.0}, step=step)
+        metrics_csv.log_metrics({"epoch": step, "acc": 0.5}, step=step)
+        number = path.stat().st_ino if step else None
+        assert number in (None, path.stat().st_ino)
+    before = path.read_text()
+    metrics_csv.log_metrics({"epoch": 4, "loss": 1.0}, step=4)
+    assert path.stat().st_ino == number
+    assert path.read_text() == before + "4,4,1.0,\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs setrlimit")
@@ -123,19 +141,17 @@ def test_fit_test_and_resume_share_one_well_formed_table_and_one_id(clean, go, t
         assert len({len(line) for line in csv.reader(file)}) == 1
     rows = table(path)
     kinds = ["val" if row["val/loss"] else "test" for row in rows]
-    assert kinds == ["val", "val", "test", "val", "val", "test"]
-    assert [int(row["epoch"]) for row in rows] == [0, 1, 2, 2, 3, 4]
+    assert kinds == ["val", "val", "val", "val", "test"]
+    assert [int(row["epoch"]) for row in rows] == [0, 1, 2, 3, 4]
     steps = [int(row["step"]) for row in rows]
     assert steps == sorted(set(steps))
-    assert rows[2]["test/acc"] == str(float(rows[2]["test/acc"])) != ""
     assert float(rows[-1]["test/acc"]) == pytest.approx(said[2].metrics["test/acc"], abs=1e-6)
     seen = inspect(tmp_path / "runs")
     assert len(seen) == 2
     assert {run["run_id"] for run in seen} == {(path.parent / "wandb_run_id").read_text()}
     assert {run["name"] for run in seen} == {"a"}
-    for run, row in zip(seen, (rows[2], rows[-1]), strict=True):
-        assert run["summary"]["test/loss"] == float(row["test/loss"])
-        assert run["summary"]["trainer/global_step"] == int(row["step"])
+    assert seen[1]["summary"]["test/loss"] == float(rows[-1]["test/loss"])
+    assert seen[1]["summary"]["trainer/global_step"] == int(rows[-1]["step"])
 
 
 def test_only_rank_0_writes(metrics_csv, monkeypatch):
@@ -355,6 +371,32 @@ def test_a_wandb_that_breaks_costs_one_line(clean, logger, capsys):
     assert logger.experiment is None
     line = "warning: the run goes on without W&B: RuntimeError('no\\nspace left')\n"
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux")
+def test_a_wandb_whose_process_dies_costs_one_line(clean, logger):
+    code = f"""
+import os, signal, time
+from pathlib import Path
+from src.startup import import_lightning
+import_lightning()
+from src.tracking import Wandb
+logger = Wandb(project="demo")
+logger.run_dir = Path({str(logger.run_dir)!r})
+logger.log_metrics({{"val/loss": 1.0}}, step=0)
+children = Path(f"/proc/{{os.getpid()}}/task/{{os.getpid()}}/children")
+for pid in children.read_text().split():
+    os.kill(int(pid), signal.SIGKILL)
+time.sleep(0.3)
+for step in range(1, 50):
+    logger.log_metrics({{"val/loss": 1.0}}, step=step)
+logger.finish()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *_, line = done.stderr.splitlines()
+    assert line.startswith("warning: the run goes on without W&B: ConnectionResetError")
+    assert done.stderr.count("\n") == 2
 
 
 def test_git_state(tmp_path, monkeypatch):

@@ -3,26 +3,38 @@
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
+from torch import Tensor
+
+from src.durable import DurableIO, previous, sweep
+from src.errors import hint
 
 
 class Checkpoint(ModelCheckpoint):
     """Keeps `best.ckpt`, chosen by a metric, and `last.ckpt`, the newest.
 
-    Without validation rows the newest is the best.
+    Without validation rows the newest is the best. Both are written between two steps, when all
+    that the last one led to is validated, ranked and logged: so a run that goes on from either
+    repeats nothing and skips nothing.
 
     Args:
         monitor: Metric that chooses, `split/name`.
         mode: Whether the least or the greatest value is the best.
         every_n_epochs: Epochs between two checkpoints; 0 keeps only the newest, at the end.
+        every_n_steps: Steps of the optimizer between two renewals of `last.ckpt`; 0 for none amid
+            an epoch.
     """
+
+    state_key = "Checkpoint"
 
     def __init__(
         self,
         monitor: str = "val/loss",
         mode: Literal["min", "max"] = "min",
         every_n_epochs: int = 1,
+        every_n_steps: int = 0,
     ) -> None:
         super().__init__(
             filename="best",
@@ -32,21 +44,91 @@ class Checkpoint(ModelCheckpoint):
             every_n_epochs=every_n_epochs,
             enable_version_counter=False,
         )
+        self.every_n_steps = every_n_steps
+        self._is_due = False  # both files, as far as they are another
 
-    on_train_batch_end = Callback.on_train_batch_end  # no checkpoint amid an epoch
+    on_train_batch_end = Callback.on_train_batch_end
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
-        if stage == "fit" and not (trainer.limit_val_batches and len(trainer.datamodule.split.val)):
-            self.monitor = None
+        folder = Path(trainer.default_root_dir) / "checkpoints"
+        self.dirpath, self.last_model_path = str(folder), str(folder / "last.ckpt")
+        if stage == "fit":
+            if not (trainer.limit_val_batches and len(trainer.datamodule.split.val)):
+                self.monitor = None
+            if trainer.is_global_zero:
+                sweep(folder)
         super().setup(trainer, pl_module, stage)
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Saves the newest, too: Lightning renews `last.ckpt` only where there is a better best."""
-        super().on_train_epoch_end(trainer, pl_module)
-        is_due = self._every_n_epochs and (trainer.current_epoch + 1) % self._every_n_epochs == 0
-        if is_due and not self._should_skip_saving_checkpoint(trainer):  # if not saved just now
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+    def on_validation_end(self, trainer: Any, *_: Any) -> None:
+        """What it led to is saved as soon as the step is over."""
+        every = self._every_n_epochs
+        if trainer.state.fn == "fit" and every and (trainer.current_epoch + 1) % every == 0:
+            self._is_due = True
+
+    def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
+        self.on_validation_end(trainer)
+
+    def between_steps(self, trainer: Any, *_: Any) -> None:
+        """Saves what is due."""
+        every, step = self.every_n_steps, trainer.global_step
+        if self._is_due or (every and step % every == 0 and step > self._last_global_step_saved):
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Any, *_: Any) -> None:
+        """Saves for the last time: when it returns, the files are on the disk."""
+        self.save(trainer)
+        if isinstance(files := trainer.strategy.checkpoint_io, DurableIO):
+            files.wait()
+        trainer.strategy.barrier()
+
+    def save(self, trainer: Any) -> None:
+        """Saves the newest, and the best if that is it."""
+        if trainer.fast_dev_run:
+            return
+        check(trainer)
+        is_due, self._is_due = self._is_due, False
+        found, name = trainer.callback_metrics, self.monitor
+        score = found.get(name) if name else None
+        if is_due and name and score is None and trainer.fit_loop.epoch_loop.val_loop._has_run:
+            what = f"`monitor` of the callback Checkpoint is {name}, which nothing logs"
+            raise ValueError(f"{what}{hint(name, found)}")
+        is_best = is_due and self._is_better(score)
+        best, last = str(Path(self.last_model_path).with_name("best.ckpt")), self.last_model_path
+        if is_best:
+            self.best_model_path = best
+            self.best_model_score = score if score is None else score.cpu()
+        self._save_checkpoint(trainer, best if is_best else last)
+        files = trainer.strategy.checkpoint_io
+        if is_best and trainer.is_global_zero and isinstance(files, DurableIO):
+            files.copy(Path(best), Path(last))
+
+    def _is_better(self, score: Tensor | None) -> bool:
+        if score is None:  # of what is monitored, there is none yet
+            return not self.monitor
+        old = self.best_model_score
+        return old is None or bool(score < old if self.mode == "min" else score > old)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"monitor": self.monitor, "mode": self.mode, "best": self.best_model_score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """A best of another metric is none, and neither is one whose file is not there."""
+        best = Path(self.last_model_path).with_name("best.ckpt")
+        same = (state_dict["monitor"], state_dict["mode"]) == (self.monitor, self.mode)
+        if same and (best.is_file() or previous(best).is_file()):
+            self.best_model_score, self.best_model_path = state_dict["best"], str(best)
+
+
+def check(trainer: Any) -> None:
+    """Raises a FloatingPointError if a weight is not finite: such are not saved."""
+    weights = [*trainer.lightning_module.named_parameters()]
+    here = (getattr(p, "to_local", p.detach)() for _, p in weights)  # this process's share
+    fine = torch.stack([p.isfinite().all() for p in here]).tolist()
+    if bad := [name for (name, _), is_fine in zip(weights, fine, strict=True) if not is_fine]:
+        raise FloatingPointError(
+            f"after step {trainer.global_step} weights are not finite: {', '.join(bad[:4])}; they "
+            "are not saved, and the checkpoint before stays: lower `model.optimizer.lr`"
+        )
 
 
 class EarlyStopping(LightningEarlyStopping):
@@ -71,3 +153,7 @@ class EarlyStopping(LightningEarlyStopping):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The patience of the config holds, not that of the checkpoint."""
         super().load_state_dict({**state_dict, "patience": self.patience})
+
+    def on_fit_start(self, trainer: Any, *_: Any) -> None:
+        """A run that has stopped stays so when it is gone on with."""
+        trainer.should_stop |= self.wait_count >= self.patience

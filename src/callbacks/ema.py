@@ -4,7 +4,7 @@ from itertools import chain
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 
 
 class EMA(WeightAveraging):
@@ -24,6 +24,11 @@ class EMA(WeightAveraging):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._device = trainer.strategy.root_device  # the model itself gets there later
         super().setup(trainer, pl_module, stage)
+
+    on_train_end = Callback.on_train_end  # the last checkpoint has both, to go on from
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        super().on_train_end(trainer, pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         average: Any = self._average_model

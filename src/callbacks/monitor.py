@@ -24,7 +24,11 @@ class Monitor(Callback):
     def __init__(self, show: bool = True) -> None:
         self.show = show
         self._bar = tqdm(disable=True)
-        self._val_s = 0.0  # of validation in this epoch
+        self._norms: list[torch.Tensor] = []
+        self._steps, self._lr = 0, 0.0
+        self._seconds = 0.0  # that the epoch before took
+        self._started, self._val_s = 0.0, 0.0  # the latter of validation in this epoch
+        self._found: dict[str, Any] = {}  # in the checkpoint that is gone on with
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self.show = self.show and trainer.is_global_zero
@@ -52,12 +56,23 @@ class Monitor(Callback):
 
     def on_train_start(self, trainer: Any, *_: Any) -> None:
         """Begins an epoch, be it one that is gone on with, whose start has been."""
-        self._norms: list[torch.Tensor] = []
-        self._steps, self._val_s = 0, 0.0
+        self._norms, self._steps, self._val_s, seconds = [], 0, 0.0, 0.0
+        if self._found and trainer.fit_loop.restarted_mid_epoch:
+            norms, self._steps, self._val_s, seconds, self._lr = self._found["epoch"]
+            self._norms = list(norms.to(trainer.strategy.root_device))
+        self._found = {}
         last = f"/{trainer.max_epochs}" if trainer.max_epochs > 0 else ""
         self._epoch = f"epoch {trainer.current_epoch + 1}{last}"
         self._open(self._epoch, trainer.num_training_batches + sum(trainer.num_val_batches))
-        self._started = now(trainer)
+        self._started = now(trainer) - seconds
+
+    def state_dict(self) -> dict[str, Any]:
+        norms = torch.stack(self._norms).cpu() if self._norms else torch.zeros(0)
+        seconds = time.perf_counter() - self._started
+        return {"epoch": [norms, self._steps, self._val_s, seconds, self._lr]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._found = state_dict
 
     def on_validation_start(self, trainer: Any, *_: Any) -> None:
         self._paused = now(trainer)
@@ -86,13 +101,14 @@ class Monitor(Callback):
         """Prints the line of an epoch, after the model's `on_train_epoch_end`, which logs it."""
         found = trainer.callback_metrics
         names = [key.removeprefix("train/") for key in found if key.startswith("train/")]
-        if not (names and self.show and "samples_per_s" in found):
+        if not (names and self.show and self._seconds):
             return
         splits = ["train", "val"] if self._val_s else ["train"]
         keys = [f"{split}/{name}" for split in splits for name in names]
         words = [f"{key} {found[key]:.4g}" for key in keys if key in found]
         speed = f"{found['samples_per_s']:,.0f} rows/s"
         print(self._epoch, *words, speed, f"{self._seconds:.1f} s", sep="  ", flush=True)
+        self._seconds = 0.0
 
 
 def now(trainer: Any) -> float:

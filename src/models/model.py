@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any, Literal
@@ -12,8 +13,10 @@ import torch.distributed as dist
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.checkpoint import checkpoint
 
 from src.data.batches import Batch
 from src.data.module import DataModule
@@ -71,6 +74,7 @@ class Model(L.LightningModule):
         self.augmentations, self.compiles = augment or [], compile
         self.results: dict[str, tuple[Tensor, Tensor | None, Tensor]] = {}
         self.outputs: list[tuple[Tensor, Tensor | None, Tensor]] = []  # of a split's batches
+        self.num_parts = 1  # of a batch, where memory has no room for it
         self.old_schedules: list[dict[str, Any]] = []  # states in the checkpoint
 
     def configure_model(self) -> None:
@@ -107,16 +111,34 @@ class Model(L.LightningModule):
         assert y is not None
         x = self.normalize(x)
         x, weights = augment(x, row, self.seed, self.current_epoch, self.augmentations)
-        out = self.net(x)
+        out = self.net(x) if self.num_parts == 1 else in_parts(self.net, x, self.num_parts)
         losses = self.losses(out, y)
         if weights is not None:
             losses = self.losses(out, y.roll(1, 0)).lerp(losses, weights)
         loss = losses.mean()
         sums = self.sums
-        sums.loss.add_(loss.detach(), alpha=len(y))
-        sums.hits.add_(self.hits(out.detach(), y).sum())
+        seen = loss.detach() if loss.is_cpu else loss.detach().nan_to_num(0, 0, 0)  # see BadSteps
+        sums.loss = sums.loss.add(seen, alpha=len(y))  # anew: a step may be taken back
+        sums.hits = sums.hits + self.hits(out.detach(), y).sum()
         sums.num_rows += len(y)
         return loss
+
+    def halve(self, batch_size: int, reason: str) -> None:
+        """Takes the net through each batch in twice as many parts, after memory has run out.
+
+        Raises:
+            MemoryError: That can't be done.
+        """
+        if any(isinstance(module, _BatchNorm) for module in self.net.modules()):
+            raise MemoryError("batch norm needs a batch as a whole, so it can't be halved")
+        if self.num_parts >= batch_size:
+            raise MemoryError(reason)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.num_parts *= 2
+        step = self.trainer.global_step + 1
+        text = f"warning: out of memory in step {step}: now {self.num_parts} parts to a batch"
+        print(text, file=sys.stderr, flush=True)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         return self.step(batch, "train")
@@ -202,6 +224,11 @@ class Model(L.LightningModule):
         """Keeps Lightning from restoring schedules: `on_train_start` does, by the config."""
         self.old_schedules = checkpoint.get("lr_schedulers", [])
         checkpoint["lr_schedulers"] = []
+
+
+def in_parts(net: Net, x: Tensor, num_parts: int) -> Tensor:
+    """What the net makes of a batch, with the memory of a part: each is computed again backward."""
+    return torch.cat([checkpoint(net, part, use_reentrant=False) for part in x.chunk(num_parts)])
 
 
 def memory_alone(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:

@@ -60,9 +60,10 @@ def resume(scheduler: LRScheduler, num_steps: int, saved: list[dict[str, Any]]) 
         scheduler.base_lrs = [group["lr"]]
         for old in saved:
             if "num_bad_epochs" in old:
-                group["lr"] *= old["_last_lr"][0] / old["base_lrs"][0]
+                last, base = old["_last_lr"][0], old["base_lrs"][0]
+                group["lr"] = last if base == group["lr"] else group["lr"] * last / base
                 scheduler._last_lr = [group["lr"]]
-                for name in ("best", "num_bad_epochs", "cooldown_counter"):
+                for name in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch"):
                     setattr(scheduler, name, old[name])
         return
     with warnings.catch_warnings():

@@ -4,6 +4,7 @@ import csv
 import io
 import sys
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 
 class MetricsCsv(Logger):
-    """Writes `metrics.csv` into the run folder: a row a step, on disk as soon as it is logged.
+    """Adds to `metrics.csv` of the run folder: a row a step, on disk as soon as it is logged.
 
-    What is logged for one step in several calls shares a row. A resumed run appends. While the
+    What is logged for one step in several calls shares a row. Only a new column writes the file
+    anew. A run that goes on drops the rows after its checkpoint, which it logs again. While the
     file can't be written, say on a full disk, the rows wait in memory.
     """
 
@@ -24,38 +26,63 @@ class MetricsCsv(Logger):
     def __init__(self) -> None:
         super().__init__()
         self._columns: list[str] = []
-        self._lines: list[str] = []
-        self._row: dict[str, Any] = {}  # of the last line, which may still grow
+        self._num_rows = 0  # in the file, up to byte `_end`
+        self._end = 0
+        self._waiting: list[dict[str, Any]] = []  # the last row, which may still grow, comes last
         self._warned = False
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the run folder has the whole config."""
 
+    def state_dict(self) -> dict[str, int]:
+        return {"num_rows": self._num_rows + len(self._waiting)}
+
+    @rank_zero_only
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Drops the rows after those that there were at `state`."""
+        path = self.run_dir / "metrics.csv"
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            self._columns = next(csv.reader(lines), [])
+            self._num_rows = min(len(lines) - 1, state.get("num_rows", 0))
+            self._end = len("\n".join([*lines[: self._num_rows + 1], ""]).encode())
+            with path.open("r+b") as file:
+                file.truncate(self._end)
+
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        path = self.run_dir / "metrics.csv"
-        if not self._columns and path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            self._columns, self._lines = next(csv.reader(lines), []), lines[1:]
         row = {"epoch": None, "step": step, **metrics}
-        new = [name for name in row if name not in self._columns]
-        if new:
-            self._columns += new
-            self._lines = [line + "," * len(new) for line in self._lines]
-        if self._row and all(self._row.get(name, row[name]) == row[name] for name in row):
-            row = self._row | row
-            self._lines.pop()
-        self._row = row
-        self._lines.append(line_of(row.get(name) for name in self._columns))
+        last = self._waiting[-1] if self._waiting else {}
+        if last and all(last.get(name, row[name]) == row[name] for name in row):
+            last |= row
+        else:
+            self._waiting.append(row)
+        path = self.run_dir / "metrics.csv"
         try:
-            part = path.with_suffix(".part")
-            text = "\n".join([line_of(self._columns), *self._lines, ""])
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
+            self._write(path)
         except OSError as error:
             if not self._warned:
                 print(f"warning: metrics wait in memory: {path}: {error.strerror}", file=sys.stderr)
             self._warned = True
+
+    def _write(self, path: Path) -> None:
+        """Writes the rows that wait over the last row, which waits on."""
+        columns = [*dict.fromkeys(chain(self._columns, *self._waiting))]
+        rows = [line_of(row.get(name) for name in columns) for row in self._waiting]
+        if new := len(columns) - len(self._columns):
+            old = path.read_bytes()[: self._end].decode().splitlines()[1:] if self._columns else []
+            before = [line_of(columns), *(line + "," * new for line in old)]
+            part = path.with_suffix(".part")
+            part.write_text("\n".join([*before, *rows, ""]), encoding="utf-8")
+            part.replace(path)
+            self._columns, self._end = columns, len("\n".join([*before, ""]).encode())
+        else:
+            with path.open("r+b") as file:
+                file.seek(self._end)
+                file.write("\n".join([*rows, ""]).encode())
+        self._end += sum(len(row.encode()) + 1 for row in rows[:-1])
+        self._num_rows += len(rows) - 1
+        del self._waiting[:-1]
 
 
 def line_of(cells: Iterable[Any]) -> str:

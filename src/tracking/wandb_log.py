@@ -5,6 +5,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -33,6 +34,11 @@ def harmless(method: Callable) -> Any:
             if not self.off:
                 print(f"warning: the run goes on without W&B: {error!r}", file=sys.stderr)
             self.off = True
+            if isinstance(error, ConnectionError):  # its process is gone: nothing waits for it
+                from wandb import teardown
+
+                with suppress(Exception):
+                    teardown()
 
     return rank_zero_only(safe)
 

@@ -1,0 +1,179 @@
+"""Checkpoint files that nothing leaves half written, and that are read only if they are whole.
+
+A save goes to a file beside the old one, with a checksum at its end, reaches the disk, and only
+then takes the old one's name, which is kept as `NAME.prev`. It is written by a thread of its own:
+the disk takes some milliseconds to confirm, in which a small net trains for a whole epoch.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+
+MARK = b"\nsha256 "  # then the digest in hex: the end of each file, which torch doesn't look at
+TRAILER = len(MARK) + 64
+CHUNK = 1 << 20
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint is kept that `path` was before its last save."""
+    return path.with_name(f"{path.name}.prev")
+
+
+def load(path: Path) -> Any:
+    """Reads a checkpoint, or, where it is damaged or gone, the one before it, and says so loudly.
+
+    No code in it can run.
+
+    Raises:
+        ValueError: It is damaged, and so is the one before it.
+        FileNotFoundError: There is neither.
+    """
+    if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+        raise ValueError("unset TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD: a checkpoint could run code")
+    for file in (path, previous(path)):
+        if is_whole(file):
+            if file is not path:
+                what = "is damaged" if path.exists() else "is gone"
+                print(f"WARNING: {path} {what}: {file.name} is taken instead", file=sys.stderr)
+            try:
+                return torch.load(file, map_location="cpu", weights_only=True)
+            except Exception as e:  # whole, but not of a kind that may be read
+                raise ValueError(f"checkpoint {file} holds more than numbers and texts") from e
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    raise ValueError(f"checkpoint {path} is damaged, or no checkpoint")
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is there and its checksum is right."""
+    if not path.is_file() or (left := path.stat().st_size - TRAILER) < 0:
+        return False
+    digest = sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(min(CHUNK, left)):
+            digest.update(chunk)
+            left -= len(chunk)
+        return file.read() == MARK + digest.hexdigest().encode()
+
+
+def put(part: Path, path: Path, keep: bool) -> None:
+    """Gives `part` the name `path`; with `keep` the file that had it becomes `.prev`."""
+    if keep:
+        kept = part.with_suffix(".kept")
+        kept.unlink(missing_ok=True)
+        share(path, kept)
+        kept.replace(previous(path))
+    part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the names, too, reach the disk
+    finally:
+        os.close(folder)
+
+
+def share(path: Path, other: Path) -> None:
+    """A second name for a file, or a copy where a disk knows no such thing."""
+    try:
+        other.hardlink_to(path)
+    except OSError:
+        write(other, path.read_bytes())
+
+
+def write(path: Path, *parts: bytes | memoryview) -> None:
+    """Writes a file, and waits until it is on the disk."""
+    with path.open("wb") as file:
+        for part in parts:
+            file.write(part)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sweep(folder: Path) -> None:
+    """Removes what saves that were cut short have left."""
+    for file in folder.glob(".*.ckpt.*"):
+        file.unlink()
+
+
+class DurableIO(CheckpointIO):
+    """Saves and loads the checkpoints of a trainer.
+
+    A save that fails, say on a full disk, leaves the old checkpoint as it was: a line says so,
+    training goes on, and `failure` is why until a later save succeeds.
+    """
+
+    def __init__(self) -> None:
+        self.failure: OSError | None = None
+        self._thread = ThreadPoolExecutor(1)
+        self._saving: Future[None] | None = None
+        self._known: set[Path] = set()  # files that were whole when this process last looked
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        self.wait()
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        self._begin(Path(path), lambda part: write(part, data := buffer.getbuffer(), seal(data)))
+
+    def copy(self, path: Path, other: Path) -> None:
+        """Makes `other` what `path` is, as soon as that is saved, and if it is."""
+        self._begin(other, lambda part: None if self.failure else share(path, part))
+
+    def _begin(self, path: Path, make: Callable[[Path], None]) -> None:
+        self._saving = self._thread.submit(self._save, path, make)
+
+    def _save(self, path: Path, make: Callable[[Path], None]) -> None:
+        part = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.unlink(missing_ok=True)
+            make(part)
+            if part.exists():
+                put(part, path, keep=path in self._known or is_whole(path))
+                self._known.add(path)
+                self.failure = None
+        except OSError as error:
+            self.failure = error
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            text = f"WARNING: {path} was not saved ({error.strerror}): the one before it stays"
+            print(text, file=sys.stderr, flush=True)
+
+    def wait(self) -> None:
+        """Returns when the last save has ended."""
+        if self._saving:
+            self._saving.result()
+
+    def check(self) -> None:
+        """Raises an OSError if the newest checkpoint could not be saved."""
+        self.wait()
+        if self.failure:
+            why = self.failure.strerror
+            raise OSError(f"the newest checkpoint was not saved ({why})")
+
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
+        self.wait()
+        checkpoint: dict[str, Any] = load(Path(path))
+        return checkpoint
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
+
+    def teardown(self) -> None:
+        self.wait()
+
+
+def seal(data: bytes | memoryview) -> bytes:
+    """What a file ends with that holds `data`."""
+    return MARK + sha256(data).hexdigest().encode()
