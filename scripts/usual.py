@@ -151,6 +151,7 @@ def usual_lightning(
             logger=CSVLogger(folder),
             callbacks=[ModelCheckpoint(Path(folder), monitor="val/loss" if val else None)],
             num_sanity_val_steps=0,
+            enable_model_summary=False,
         ).fit(Usual(net), Clocked(RowByRow(x, y, changes), size, shuffle=True), val)
 
 

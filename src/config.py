@@ -173,17 +173,19 @@ class Config:
 
     def add(self, text: str, name: str) -> None:
         """Merges a YAML text; messages call it `name`."""
-        self.tree = merge(self.tree, self._read(text, name))
+        self.tree = merge(self.tree, self._parse(text, name))
 
     def add_flag(self, flag: str, value: str) -> None:
         """Merges `--a.b.c value`, as YAML or, if the value is none, as text."""
         if not all(parts := flag.split(".")):
             raise ValueError(f"--{flag} is no key: write it as --data.batch_size, say")
         lines = [f"{' ' * depth}{json.dumps(part)}:" for depth, part in enumerate(parts)]
+        above, quoted = "\n".join(lines), json.dumps(value)
         try:
-            self.add("\n".join(lines) + f" {json.dumps(value) if ' #' in value else value}", "")
+            tree = self._read(f"{above} {quoted if ' #' in value else value}", "")
         except (yaml.YAMLError, RecursionError):
-            self.add("\n".join(lines) + f" {json.dumps(value)}", "")
+            tree = self._read(f"{above} {quoted}", "")
+        self.tree = merge(self.tree, tree)
 
     def add_file(self, path: Path, via: tuple[Path, ...] = ()) -> None:
         """Merges a YAML file after those that its `base` lists, relative to its own folder.
@@ -202,13 +204,7 @@ class Config:
             raise FileNotFoundError(f"no config {path}{wanted}{listed}")
         with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
             text = file.read(MAX_BYTES + 1)
-        try:
-            tree = self._read(text, str(path))
-        except yaml.MarkedYAMLError as e:
-            raise ValueError(f"{place(e.problem_mark)}not YAML: {e.problem}") from None
-        except (yaml.YAMLError, RecursionError) as e:
-            why = "an alias in itself" if isinstance(e, RecursionError) else short(e)
-            raise ValueError(f"{path}: not YAML: {why}") from None
+        tree = self._parse(text, str(path))
         if not isinstance(tree, dict):
             raise ValueError(f"config {path} holds no `key: value` lines")
         if "base" in tree:
@@ -228,6 +224,15 @@ class Config:
             ValueError: The first that is wrong, with file and line and what there is instead.
         """
         return self._options(self.tree, (), Experiment)
+
+    def _parse(self, text: str, name: str) -> Any:
+        try:
+            return self._read(text, name)
+        except yaml.MarkedYAMLError as e:
+            raise ValueError(f"{place(e.problem_mark)}not YAML: {e.problem}") from None
+        except (yaml.YAMLError, RecursionError) as e:
+            why = "nested without an end" if isinstance(e, RecursionError) else short(e)
+            raise ValueError(f"{name}: not YAML: {why}") from None
 
     def _read(self, text: str, name: str) -> Any:
         if len(text) > MAX_BYTES:

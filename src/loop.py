@@ -75,7 +75,8 @@ class DirectLoop(_TrainingEpochLoop):
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         # Checkpoints are made here, where no step, validation or schedule is half done.
-        self.restarting = self.trainer.fit_loop._restarting = False
+        if self._restarting or self.trainer.fit_loop._restarting:
+            self.restarting = self.trainer.fit_loop._restarting = False
         if self._accumulated_batches_reached():
             for hook in self._between:
                 hook(self.trainer, self.trainer.lightning_module)
@@ -85,7 +86,8 @@ class DirectLoop(_TrainingEpochLoop):
         trainer, results, batches = self.trainer, self._results, self.batch_progress
         connector = trainer._logger_connector
         index = self.batch_idx + 1
-        self.val_loop.restarting = False
+        if self.val_loop._restarting:
+            self.val_loop.restarting = False
         loaders, length = data_fetcher.combined_loader._iterator, data_fetcher.length
         assert loaders is not None
         assert length is not None

@@ -99,7 +99,7 @@ def _choose(
     if checkpoint and (checkpoint.parent.parent / "config.yaml").is_file():
         return checkpoint.parent.parent
     if is_torchrun:
-        raise ValueError("torchrun starts each rank by itself: name the run with --run NAME")
+        raise ValueError("torchrun starts each rank by itself: -m -- src fit ... --run NAME")
     if job:
         return root / f"{config}-job{job}"
     folder = root / f"{config}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -122,6 +122,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     for key in ("config", "DataModule", "state_dict"):
         if not isinstance(checkpoint, dict) or not checkpoint.get(key):
             raise ValueError(f"checkpoint {path} was not written by this project: it has no {key}")
+    if not isinstance(checkpoint["config"], str):
+        raise ValueError(
+            f"checkpoint {path} was not written by this project: its config is no text"
+        )
     return checkpoint
 
 

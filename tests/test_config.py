@@ -176,7 +176,7 @@ def test_an_alias_bomb_is_refused_at_once(tmp_path):
     with pytest.raises(ValueError, match=r"c0.yaml: more than 10,000 values: too many aliases"):
         read(tmp_path, "\n".join(lines))
     assert time.perf_counter() - start < 1
-    with pytest.raises(ValueError, match=r"c0.yaml: not YAML: an alias in itself$"):
+    with pytest.raises(ValueError, match=r"c0.yaml: not YAML: nested without an end$"):
         read(tmp_path, "a: &a [*a]")
 
 

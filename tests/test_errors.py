@@ -210,7 +210,7 @@ C = "{tmp}/c.yaml"
     WHOLE + "callbacks: EarlyStopping\n": f'{C}:7: `callbacks`: {NAMED}',
     WHOLE + "callbacks:\n  <<: {stop: EarlyStopping}\n": f"{C}:8: a key must be a word; to merge files, list them in `base`",
     WHOLE + "? [a, b]\n: c\n": f"{C}:7: a key must be a word; to merge files, list them in `base`",
-    WHOLE + "callbacks: &a {c: *a}\n": f"{C}: not YAML: an alias in itself",
+    WHOLE + "callbacks: &a {c: *a}\n": f"{C}: not YAML: nested without an end",
     WHOLE + "base: other.yaml\n": "no config {tmp}/other.yaml (`base` of " + f"{C}); did you mean {C}? there are: {C}",
     WHOLE + "base: null\n": f"{C}:7: `base` is null: list files, [a.yaml, b.yaml]",
     WHOLE + "base: {a: 1}\n": f'{C}:7: `base` is {{"a": 1}}: list files, [a.yaml, b.yaml]',
