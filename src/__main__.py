@@ -3,6 +3,7 @@
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 
 SUBCOMMANDS = {
     "fit": "train, then test the best checkpoint",
@@ -15,10 +16,11 @@ SUBCOMMANDS = {
     "serve": "answer HTTP requests with an exported model, without torch",
     "list": "show the sources, nets, models, callbacks and configs that there are",
 }
-# Subcommands that are a room's own; it takes their words.
-OWN = {
-    "search": "src.search", "compare": "src.search", "export": "src.deploy", "serve": "src.deploy"
-}  # fmt: skip
+# Subcommands that are a room's own: it takes their words, and may be deleted.
+OWN = {"search": "search", "compare": "search", "export": "deploy", "serve": "deploy"}
+for name, room in OWN.items():
+    if not (Path(__file__).parent / room / "__init__.py").is_file():
+        del SUBCOMMANDS[name]
 USAGE = """usage: python -m src SUBCOMMAND [--config FILE ...] [--KEY VALUE ...]
 
 {}
@@ -43,8 +45,8 @@ def main(argv: list[str]) -> int:
             from src.help import show
 
             show()
-        elif command in OWN:
-            import_module(OWN[command]).main(command, rest)
+        elif command in SUBCOMMANDS.keys() & OWN.keys():
+            import_module(f"src.{OWN[command]}").main(command, rest)
         elif command in SUBCOMMANDS and {"-h", "--help"} & {*rest}:
             from src.startup import import_lightning
 

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+import subprocess
 import sys
 from functools import cache
 
@@ -310,6 +311,7 @@ def test_safetensors_are_the_weights(go, tmp_path):
         "--ckpt_path a --opset 10": "--opset 10: give 11 to {newest}; 13 or more for int8",
         "--ckpt_path a --opset 99": "--opset 99: give 11 to {newest}; 13 or more for int8",
         "--ckpt_path a --opset 12 --quantize int8": "--opset 12: give 11 to {newest}; 13 or more for int8",
+        "--ckpt_path a --quantize int8 --format safetensors": "export: --quantize is for --format onnx",
         "--ckpt_path a --opset x": "export: argument --opset: invalid int value: 'x'",
         "--ckpt_path a --quantize int4": "export: argument --quantize: invalid choice: 'int4' (choose from 'int8')",
         "--ckpt_path a": "checkpoint a does not exist",
@@ -326,6 +328,28 @@ def test_wrong_words(go, words, line):
     expected = re.escape(f"error: {line}\n".replace("{newest}", str(proof.NEWEST)))
     assert re.fullmatch(expected.replace(r"\.\*", ".*"), said.err), said.err
     assert said.out == ""
+
+
+def test_a_room_that_was_deleted_has_no_subcommands(tmp_path):
+    deploy = shutil.ignore_patterns("deploy", "__pycache__")
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=deploy)
+    (tmp_path / "src/deploy/__pycache__").mkdir(parents=True)
+    for words, code in (("export --ckpt_path a", 2), ("serve", 2), ("--help", 0)):
+        command = [sys.executable, "-m", "src", *words.split()]
+        said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert said.returncode == code
+        assert "export" not in said.stdout
+        assert "\n  search" in said.stdout or re.fullmatch(
+            r"error: no subcommand '\w+'; there are: fit, .*, compare, list\n", said.stderr
+        )
+
+
+def test_a_metric_that_has_no_value_is_left_out():
+    model, y = Regressor.__new__(Regressor), torch.ones(9, 1)
+    object.__setattr__(model, "results", {"test": (y + torch.arange(9.0)[:, None], y, None)})
+    found = measured(model, "test")["values"]  # r2 is infinite
+    assert found.keys() == {"rmse", "mae"}
+    assert np.isfinite([*found.values()]).all()
 
 
 def test_a_missing_extra(go, monkeypatch):

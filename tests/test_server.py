@@ -1,6 +1,7 @@
 # ruff: noqa: E501 (a hostile input a line)
 import asyncio
 import base64
+import contextlib
 import csv
 import hashlib
 import io
@@ -139,6 +140,7 @@ def test_hostile_requests(request_, code, line):
     (post(png(np.zeros((9, 9), np.uint8))[:45], "image/jpeg"), "the body is no PNG or JPEG that can be used: .*"),
     (post({"rows": ["%%"]}), "rows[0] is no base64: Only base64 data is allowed"),
     (post({"rows": ["\u00e9"]}), "rows[0] is no base64: string argument should contain only ASCII characters"),
+    (post({"rows": [base64.b64encode(png(np.zeros((2000, 3000), np.uint8))).decode()] * 3}), "rows[0] is no PNG or JPEG that can be used: 3000 x 2000 is more than 5,333,333 pixels"),
     (post({"rows": [base64.b64encode(b"GIF89a").decode()]}), "rows[0] is no PNG or JPEG .*"),
     (post({"rows": [[[[0] * 8] * 7]]}), "rows[0] is not nested lists of shape [1, 8, 8], or an image"),
     (post({"rows": [[[[0] * 8] * 7 + [[0] * 7 + [256]]]]}), "rows[0][0, 7, 7] is outside 0 to 255"),
@@ -329,7 +331,7 @@ def test_description_holds_for_its_own_example(name):
     if name == "kind":
         by_name = kinds["anyOf"][0]
         assert [*by_name["properties"]] == by_name["required"] == [*example["rows"][0]]
-        assert by_name["properties"]["state"] == {"enum": ["new", "old", 'r"u,in', None]}
+        assert by_name["properties"]["state"] == {"enum": [None, "new", "old", 'r"u,in']}
     else:
         array = kinds["anyOf"][0] if name == "digits" else kinds
         value, shape = example["rows"][0], []
@@ -364,6 +366,7 @@ def live(monkeypatch):
 
     def start(name):
         listener = socket.create_server(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # what waits is in Python
         line, far = socket.socketpair()
         made = Server(door(name), far)
         thread = threading.Thread(target=made.run, args=([listener],))
@@ -404,16 +407,53 @@ def test_slow_clients_are_sent_away(live, monkeypatch):
             time.sleep(0.5)
 
 
-def test_a_large_body_ends_the_connection(live):
+@pytest.mark.parametrize("asks_more", [False, True])
+def test_who_does_not_read_is_sent_away(live, monkeypatch, asks_more):
+    monkeypatch.setattr(app, "SLOW_S", 0.3)
+    port, _ = live("kind")
+    body = json.dumps({"rows": [EXAMPLE] * 1024}).encode()
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: %d\r\n\r\n" % len(body)
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.settimeout(10)
+        slow.connect(("127.0.0.1", port))
+        slow.sendall(head + body)
+        time.sleep(0.2)
+        if asks_more:
+            slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(0.8)
+        found = b""
+        with contextlib.suppress(ConnectionResetError):
+            while part := slow.recv(65536):
+                found += part
+    assert 0 < len(found) < int(re.search(rb"content-length: (\d+)", found)[1])
+
+
+CHUNKED = b"POST /predict HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begun", "more"),
+    [
+        (CHUNKED, b"10000\r\n" + b" " * 65536 + b"\r\n"),
+        (CHUNKED + b"0\r\na:", b"b" * 65536),  # a trailer
+        (b"GET / HTTP/1.1\r\na:", b"b" * 65536),
+        (b"GET / HTTP/1.1\r\n", b"a: b\r\n" * 10_000),
+        (b"GET /", b"a" * 65536),
+    ],
+)
+def test_what_does_not_end_is_cut_off(live, begun, more):
     port, _ = live("kind")
     with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
-        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
-        client.sendall(b"Transfer-Encoding: chunked\r\n\r\n")
-        for _ in range(100_000):
+        client.sendall(begun)
+        for i in range(200):
             try:
-                client.sendall(b"10000\r\n" + b" " * 65536 + b"\r\n")
+                client.sendall(more)
             except OSError:
                 break
+            if i in (2, 70):
+                time.sleep(0.1)
         else:
             pytest.fail("it listens on and on")
 

@@ -18,27 +18,25 @@ from typing import Any
 
 import numpy as np
 import uvicorn
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from src.deploy.served import IMAGES, JSON, Refused, Served
+from src.deploy.served import JSON, Refused, Served
 from src.deploy.server import NUM_SLOTS, SLOT_BYTES, TOKEN
 from src.errors import report
 
+MAX_HEAD = 2**16  # bytes of a request besides its body
 MAX_BODY = 4 * 2**20  # bytes of a request
-MAX_HELD = 64 * 2**20  # bytes of all requests that are being read
+MAX_HELD = 64 * 2**20  # bytes of all bodies, until they have been answered
 LARGE = 2**16  # bytes of a body that is read beside the answers to others
 MAX_REQUESTS, MAX_CONNECTIONS = 256, 2048  # at a time
-SLOW_S = 10  # a client may take for its headers, and for its body
+SLOW_S = 10  # a client may take for its headers, for its body, and to read the answer
 DRAIN_S = 30  # an old worker waits for its clients
 PATHS = ("/", "/healthz", "/readyz", "/metrics", "/signature", "/openapi.json")
 ROUTES = {"/predict": "POST", **dict.fromkeys(PATHS, "GET")}
 OPEN = ("/", "/healthz", "/readyz")  # without a token
-POLICY = (
-    "default-src 'none'; connect-src 'self'; img-src data: blob:; frame-ancestors 'none'; "
-    "script-src 'unsafe-inline'; style-src 'unsafe-inline'"
-)
 HEADERS = {
-    "content-security-policy": POLICY,
+    "content-security-policy": "default-src 'none'; connect-src 'self'; img-src data: blob:; "
+    "frame-ancestors 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'",
     "x-content-type-options": "nosniff",
     "cache-control": "no-store",
 }
@@ -64,7 +62,14 @@ class Door:
         self.num_requests = self.held = 0
         self.is_leaving = False
         self.thread = ThreadPoolExecutor(1)
-        self.page = Path(__file__).with_name("page.html").read_text("utf-8")
+        page, ok = Path(__file__).with_name("page.html").read_text("utf-8"), ("text/plain", "ok")
+        self.texts = {
+            "/": ("text/html; charset=utf-8", page),
+            "/healthz": ok,
+            "/readyz": ok,
+            "/signature": (JSON, json.dumps(served.facts)),
+            "/openapi.json": (JSON, json.dumps(openapi(served))),
+        }
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         began, code, more = time.perf_counter(), 200, {}
@@ -105,24 +110,18 @@ class Door:
         if scope["method"] != ROUTES[path]:
             raise Refused(405, f"{path} takes {ROUTES[path]}", allow=ROUTES[path])
         if path == "/predict":
-            x = await self._rows(headers, receive)
-            self.mine[ROWS] += len(x)
-            return JSON, json.dumps(await self.served.answer(x))
+            return JSON, json.dumps(await self._predict(headers, receive))
         if path == "/readyz" and self.is_leaving:
             raise Refused(503, "leaving", retry_after="1")
-        if path in ("/signature", "/openapi.json"):
-            return JSON, json.dumps(
-                self.served.facts if path == "/signature" else openapi(self.served)
-            )
         if path == "/metrics":
             return "text/plain; version=0.0.4", prometheus(self.counts, self.served.version)
-        return ("text/html; charset=utf-8", self.page) if path == "/" else ("text/plain", "ok")
+        return self.texts[path]
 
-    async def _rows(self, headers: dict[bytes, bytes], receive: Any) -> np.ndarray:
+    async def _predict(self, headers: dict[bytes, bytes], receive: Any) -> dict[str, Any]:
         kind = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
         if kind not in self.served.kinds or b"content-encoding" in headers:
             raise Refused(415, f"send {' or '.join(self.served.kinds)}, not compressed")
-        body, more = bytearray(), True
+        body, more, read = bytearray(), True, self.served.read
         try:
             async with asyncio.timeout(SLOW_S):
                 while more:
@@ -136,9 +135,12 @@ class Door:
                     if self.held > MAX_HELD:
                         raise Refused(503, "too much to read", retry_after="1", connection="close")
             if len(body) < LARGE and kind == JSON:
-                return self.served.read(kind, bytes(body))
-            loop, read = asyncio.get_running_loop(), self.served.read
-            return await loop.run_in_executor(self.thread, read, kind, bytes(body))
+                x = read(kind, bytes(body))
+            else:
+                loop = asyncio.get_running_loop()
+                x = await loop.run_in_executor(self.thread, read, kind, bytes(body))
+            self.mine[ROWS] += len(x)
+            return await self.served.answer(x)
         except TimeoutError:
             raise Refused(408, f"no body within {SLOW_S} s", connection="close") from None
         finally:
@@ -147,25 +149,22 @@ class Door:
 
 def openapi(served: Served) -> dict[str, Any]:
     """The description of all routes in OpenAPI 3.1, with a row that is real."""
-    rows = {
-        "type": "array",
-        "items": served.reader.schema(),
-        "minItems": 1,
-        "maxItems": served.max_rows,
+    rows = {"type": "array", "items": served.reader.schema(), "minItems": 1}
+    body: dict[str, Any] = {
+        "type": "object",
+        "properties": {"rows": rows | {"maxItems": served.max_rows}},
     }
-    body = {"type": "object", "properties": {"rows": rows}, "required": ["rows"]}
-    content: dict[str, Any] = {JSON: {"schema": body | {"additionalProperties": False}}}
-    content[JSON]["example"] = served.example
+    body = {"required": ["rows"], "additionalProperties": False, **body}
     binary = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
-    content |= {kind: binary for kind in IMAGES if kind in served.kinds}
+    content: dict[str, Any] = dict.fromkeys(served.kinds, binary)
+    content[JSON] = {"schema": body, "example": served.example}
     codes = {str(code): {"description": "`error`, one line"} for code in CODES[1:]}
     codes["200"] = {"description": "as asked"}
     paths: dict[str, Any] = {p: {m.lower(): {"responses": codes}} for p, m in ROUTES.items()}
-    paths["/predict"]["post"] = {"responses": codes, "security": [{"token": []}, {}]}
-    paths["/predict"]["post"]["requestBody"] = {"required": True, "content": content}
-    schemes = {"token": {"type": "http", "scheme": "bearer"}}
+    paths["/predict"]["post"] |= {"security": [{"token": []}, {}]}
+    paths["/predict"]["post"] |= {"requestBody": {"required": True, "content": content}}
+    components = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
     info = {"title": served.facts["name"], "version": served.version}
-    components = {"securitySchemes": schemes}
     return {"openapi": "3.1.0", "info": info, "paths": paths, "components": components}
 
 
@@ -184,24 +183,54 @@ def prometheus(counts: np.ndarray, version: str) -> str:
     return "\n".join([*lines, f"# TYPE {name}_model_info gauge", info, ""])
 
 
-class Patient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """A connection that is closed if the next request isn't told within `SLOW_S`."""
+class Patient(HttpToolsProtocol):
+    """A connection that ends once its client has let it wait for `SLOW_S`, for a request or for
+    room to write in, and that takes `MAX_HEAD` bytes besides a body."""
 
     timer: Any = None
+    size = 0  # bytes of the request, without its body
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.timer = self.loop.call_later(SLOW_S, transport.close)
+        transport.set_write_buffer_limits(0)  # what isn't sent yet pauses writing
+        self._wait()
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.abort()
+
+    def _wait(self) -> None:
+        self.timer = self.timer or self.loop.call_later(SLOW_S, self.transport.abort)
+
+    def _go_on(self) -> None:
+        self.timer = self.timer and self.timer.cancel()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._wait()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._go_on()
 
     def data_received(self, data: bytes) -> None:
-        if self.timer is None and (self.cycle is None or self.cycle.response_complete):
-            self.timer = self.loop.call_later(SLOW_S, self.transport.close)
+        if self.cycle is None or self.cycle.response_complete:
+            self._wait()
+        self.size += len(data)
         super().data_received(data)
-        if self.timer and self.cycle is not None and not self.cycle.response_complete:
-            self.timer = self.timer.cancel()
+        if self.size > MAX_HEAD and not self.transport.is_closing():
+            self.send_400_response(f"more than {MAX_HEAD:,} bytes besides the body")
+        if self.cycle and not self.cycle.response_complete and not self.flow.write_paused:
+            self._go_on()
+
+    def on_body(self, body: bytes) -> None:
+        self.size -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self.size = 0
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.timer = self.timer and self.timer.cancel()
+        self._go_on()
         super().connection_lost(exc)
 
 
@@ -211,7 +240,6 @@ class Server(uvicorn.Server):
     def __init__(self, door: Door, line: socket.socket) -> None:
         how: dict[str, Any] = {"ws": "none", "lifespan": "off", "log_config": None}
         how |= {"access_log": False, "server_header": False, "log_level": "error"}
-        how |= {"limit_concurrency": MAX_CONNECTIONS}
         super().__init__(uvicorn.Config(door, http=Patient, **how))
         self.door, self.line = door, line
 

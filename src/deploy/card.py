@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-PYTHON = """import json, pathlib
-import numpy as np, onnxruntime as ort
-signature = json.loads(pathlib.Path("signature.json").read_text())["signature"]
-session = ort.InferenceSession("model.onnx")  # providers=["TensorrtExecutionProvider", ...]
-x = np.zeros((1, *signature["in_shape"]), signature["dtype"])  # raw rows, one or many
-{} = session.run(None, {{"x": x}})"""
-TORCH = """from safetensors.torch import load_file
-model.load_state_dict(load_file("model.safetensors"))  # net.*: the net of the config below"""
-ELSEWHERE = """
-The same file runs in ONNX Runtime's C++ API (`Ort::Session`, https://onnxruntime.ai/docs/api/c) and
-in JavaScript (`InferenceSession.create` of npm's `onnxruntime-web` and `onnxruntime-node`): the
-same input `x`, the same outputs."""
-LIMITS = """- Rows of another time, place or kind than these may do worse: an interval only says how
-  well the number of rows lets a value be known."""
-PIXELS = (
-    "- Pixels must have the range that they have in the data; images of another size are stretched."
-)
-MISSING = "- A missing number is taken for the mean, a category never seen for a missing one."
+PIXELS = "Pixels must have the range that they have in the data; other sizes are stretched."
+TEMPLATE = Path(__file__).with_name("card.md")
+MISSING = "A missing number is taken for the mean, a category never seen for a missing one."
 
 
 def card(facts: dict[str, Any], file: str) -> str:
@@ -33,43 +20,53 @@ def card(facts: dict[str, Any], file: str) -> str:
         facts: What `Trained` found out.
         file: Name of the file that the card lies beside.
     """
-    signature, rows, outputs = facts["signature"], facts["rows"], facts["outputs"]
-    classes, targets = facts["classes"], signature["class_names"] or signature["target_names"]
-    model = yaml.safe_load(facts["config"])["model"]
-    kind, net = (x["class_path"].split(".")[-1] for x in (model, model["init_args"]["net"]))
-    lines = [
-        f"# {facts['name']}\n",
-        f"{kind} with {net}; torch {facts['versions']['torch']}, commit {facts['commit']}.\n",
-        f"- Takes `x`, raw rows of {signature['dtype']} {signature['in_shape']}: scale nothing.",
-        f"- Gives {', '.join(outputs)} of {', '.join(targets)}.",
-    ]
-    if signature["feature_names"]:
-        lines.append("\n| feature | values |\n|---|---|")
+    signature, outputs, rows = facts["signature"], facts["outputs"], facts["rows"]
+    limit, coded = PIXELS if signature["dtype"] == "uint8" else MISSING, signature["categories"]
+    features, metrics, classes = [], [], []
     for name in signature["feature_names"]:
-        codes = enumerate(signature["categories"].get(name, ()), 1)
-        lines.append(f"| {name} | {', '.join(f'{i}: {v}' for i, v in codes) or 'number'} |")
-    counts = ", ".join(f"{count:,} {split}" for split, count in rows.items())
-    lines.append(f"\n## Data\n\n{counts} rows; fingerprint {facts['fingerprint']}.\n\n## Metrics\n")
-    lines.append("| metric | value | interval of 95 % | rows |\n|---|---|---|---|")
+        codes = enumerate(coded.get(name, ()), 1)
+        features.append(f"{name} | {', '.join(f'{i}: {v}' for i, v in codes) or 'number'}")
     for split, found in facts["metrics"].items():
-        for name, (value, low, high) in found["values"].items():
-            ends = f"{low:.4g} to {high:.4g}"
-            lines.append(f"| {split}/{name} | {value:.4g} | {ends} | {found['rows']:,} |")
-    if "int8" in facts:
-        lines.append(f"\nThat is the model; the file, in 8 bits: {facts['int8']}.")
-    if classes:
-        lines.append(
-            "\n| class | recall | interval of 95 % | precision | rows |\n|---|---|---|---|---|"
-        )
-    for name, found in classes.items():
-        recall, low, high = found["recall"]
-        values = f"{recall:.4g} | {low:.4g} to {high:.4g} | {found['precision']:.4g}"
-        lines.append(f"| {name} | {values} | {found['rows']:,} |")
-    lines += ["\n## Limits\n", LIMITS, PIXELS if signature["dtype"] == "uint8" else MISSING]
-    if few := [name for name, found in classes.items() if found["rows"] < 30]:
-        lines.append(f"- Fewer than 30 rows speak for each of: {', '.join(few)}.")
-    is_onnx = file.endswith(".onnx")
-    code = PYTHON.format(", ".join(outputs) if len(outputs) > 1 else f"[{outputs[0]}]")
-    lines.append(f"\n## Use\n\n```python\n{code if is_onnx else TORCH}\n```\n{ELSEWHERE * is_onnx}")
-    lines.append(f"\n## Config\n\n```yaml\n{facts['config'].strip()}\n```\n")
-    return "\n".join(lines)
+        for name, (value, *ends) in found["values"].items():
+            metrics.append(f"{split}/{name} | {value:.4g} | {span(ends)} | {found['rows']:,}")
+    for name, found in facts["classes"].items():
+        recall, *ends = found["recall"]
+        values = f"{recall:.4g} | {span(ends)} | {found['precision']:.4g}"
+        classes.append(f"{name} | {values} | {found['rows']:,}")
+    if few := [name for name, found in facts["classes"].items() if found["rows"] < 30]:
+        limit += f"\n- Fewer than 30 rows speak for each of: {', '.join(few)}."
+    chosen = yaml.safe_load(facts["config"])["model"]
+    model, net = (x["class_path"].split(".")[-1] for x in (chosen, chosen["init_args"]["net"]))
+    head, onnx, torch, tail = re.split("<!--.*-->\n", TEMPLATE.read_text("utf-8"))
+    return (head + (onnx if file.endswith(".onnx") else torch) + tail).format(
+        name=facts["name"],
+        model=f"{model} with {net}",
+        torch=facts["versions"]["torch"],
+        commit=facts["commit"],
+        dtype=signature["dtype"],
+        in_shape=signature["in_shape"],
+        outputs=", ".join(outputs),
+        targets=", ".join(signature["class_names"] or signature["target_names"]),
+        features=table("feature | values", features),
+        rows=", ".join(f"{count:,} {split}" for split, count in rows.items()),
+        fingerprint=facts["fingerprint"],
+        metrics=table("metric | value | interval of 95 % | rows", metrics),
+        int8=f"That is the model; the file, in 8 bits: {facts['int8']}.\n\n"
+        if "int8" in facts
+        else "",
+        classes=table("class | recall | interval of 95 % | precision | rows", classes),
+        limit=limit,
+        outs=", ".join(outputs) if len(outputs) > 1 else f"[{outputs[0]}]",
+        config=facts["config"].strip(),
+    )
+
+
+def span(ends: list[float]) -> str:
+    """An interval as the card shows it."""
+    return f"{ends[0]:.4g} to {ends[1]:.4g}"
+
+
+def table(head: str, rows: list[str]) -> str:
+    """A table of Markdown; nothing without rows."""
+    lines = [head, "|".join("---" for _ in head.split("|")), *rows]
+    return "\n".join(f"| {line} |" for line in lines) if rows else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.deploy import OLDEST, USUAL, Parser
+from src.deploy.card import card
 
 
 def main(argv: list[str]) -> None:
@@ -33,6 +34,8 @@ def main(argv: list[str]) -> None:
         raise ValueError("export needs --ckpt_path RUN/checkpoints/best.ckpt, or --onnx FILE")
     if args.onnx and (rest or args.quantize or args.format != "onnx"):
         raise ValueError("export: with --onnx go --opset and --out alone")
+    if args.quantize and args.format != "onnx":
+        raise ValueError("export: --quantize is for --format onnx")
     try:
         import onnxscript  # noqa: F401
         import safetensors  # noqa: F401
@@ -84,22 +87,21 @@ def write(folder: Path, name: str, content: bytes, facts: dict[str, Any]) -> Non
         content: What is in it.
         facts: What is known of the model; empty for a file that says nothing of itself.
     """
-    from src.deploy.card import card
-
     files = {name: content}
     if facts:
         files["signature.json"] = json.dumps(facts, indent=1).encode()
         files["card.md"] = card(facts, name).encode()
     sums = (f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in files)
     files["SHA256SUMS"] = "".join(sums).encode()
-    new, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
+    home = folder.resolve()
+    new, old = (home.with_name(f".{home.name}.{word}") for word in ("new", "old"))
     for path in (new, old):  # of an export that was killed
         shutil.rmtree(path, ignore_errors=True)
     new.mkdir(parents=True)
     for file, text in files.items():
         (new / file).write_bytes(text)
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
+    if home.exists():
+        home.rename(old)
+    new.rename(home)
     shutil.rmtree(old, ignore_errors=True)
     print(f"export: {folder} ({name}, {len(content):,} bytes)")

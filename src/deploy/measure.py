@@ -14,7 +14,6 @@ from src.models.model import Model
 NUM_DRAWS, MAX_VALUES = 200, 20_000_000  # of an interval: draws, and scores in all of them
 
 
-@np.errstate(invalid="ignore")  # of an r2 that is infinite
 def measured(model: Model, split: str) -> dict[str, Any]:
     """Each metric of a split with its interval of 95 %: Wilson's for a share, else bootstrap."""
     scores, y, _ = model.results[split]
@@ -25,9 +24,10 @@ def measured(model: Model, split: str) -> dict[str, Any]:
     drawn = [model.metrics(scores[rows], y[rows]) for rows in draws]
     for name, metric in model.metrics(scores, y).items():
         value = metric.item()
-        values = [draw[name].item() for draw in drawn if name in draw]
-        ends = np.nanquantile(values, [0.025, 0.975]).tolist()
-        found[name] = [value, *(wilson(value, num_rows) if name == "acc" else ends)]
+        values = [draw[name].item() for draw in drawn if name in draw and draw[name].isfinite()]
+        if math.isfinite(value):  # r2 of equal targets isn't
+            ends = np.quantile(values or [value], [0.025, 0.975]).tolist()
+            found[name] = [value, *(wilson(value, num_rows) if name == "acc" else ends)]
     return {"rows": num_rows, "values": found}
 
 

@@ -13,8 +13,7 @@ import numpy as np
 from src.errors import hint, short
 from src.pixels import Form, decode
 
-MAX_PIXELS = 16_000_000  # of an image as it is sent, before it is resized
-FORMATS = ("PNG", "JPEG")
+MAX_PIXELS = 16_000_000  # of all images of a request as they are sent, before they are resized
 
 
 class Reader:
@@ -26,13 +25,12 @@ class Reader:
 
     def __init__(self, signature: dict[str, Any]) -> None:
         self.shape, self.dtype = tuple(signature["in_shape"]), np.dtype(signature["dtype"])
-        self.names, self.categories = [*signature["feature_names"]], signature["categories"]
-        self.known, coded = {*self.names}, self.categories.items()
-        self.codes = {k: {v: i + 1 for i, v in enumerate(values)} for k, values in coded}
+        self.names, coded = [*signature["feature_names"]], signature["categories"].items()
+        self.codes = {k: {v: i for i, v in enumerate((None, *values))} for k, values in coded}
         self.is_whole = self.dtype == np.uint8
         self.takes_images = self.is_whole and len(self.shape) == 3 and self.shape[0] in (1, 3)
 
-    def row(self, value: Any, where: str) -> np.ndarray:
+    def row(self, value: Any, where: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """One row `(*in_shape)`, of its features by name or in their order, or an image in base64.
 
         Raises:
@@ -43,10 +41,10 @@ class Reader:
                 content = base64.b64decode(value, validate=True)
             except ValueError as error:
                 raise ValueError(f"{where} is no base64: {error}") from None
-            return self.image(content, where)
+            return self.image(content, where, max_pixels)
         if self.names and isinstance(value, dict):
             for name in value:
-                if name not in self.known:
+                if name not in self.names:
                     close = hint(name[:60], self.names)
                     raise ValueError(f"{where} has the unknown field {shown(name)}{close}")
             for name in self.names:
@@ -61,13 +59,11 @@ class Reader:
                 raise ValueError(f"{where} is not {what}{', or an image' * self.takes_images}")
             leaves = [leaf for part in leaves for leaf in part]
         for i, name in enumerate(self.names):
-            if name in self.codes and (text := leaves[i]) is not None:
-                if not isinstance(text, str) or text not in self.codes[name]:
-                    close = hint(str(text)[:60], self.codes[name])
-                    raise ValueError(f"{where}.{name} is {shown(text)}{close}")
-                leaves[i] = self.codes[name][text]
-            elif name in self.codes:
-                leaves[i] = 0
+            if codes := self.codes.get(name):
+                if not isinstance(leaves[i], str | None) or leaves[i] not in codes:
+                    close = hint(str(leaves[i])[:60], [*codes][1:])
+                    raise ValueError(f"{where}.{name} is {shown(leaves[i])}{close}")
+                leaves[i] = codes[leaves[i]]
         return self._numbers(leaves, where).reshape(self.shape)
 
     def _numbers(self, leaves: list[Any], where: str) -> np.ndarray:
@@ -91,7 +87,7 @@ class Reader:
             raise ValueError(f"{at(int(bad.argmax()))} is {what}")
         return x
 
-    def image(self, content: bytes, where: str) -> np.ndarray:
+    def image(self, content: bytes, where: str, max_pixels: int) -> np.ndarray:
         """One row of a PNG or JPEG, stretched to the size that the model takes.
 
         Raises:
@@ -99,7 +95,7 @@ class Reader:
         """
         form: Form = (self.shape[1], self.shape[2]), "grey" if self.shape[0] == 1 else "rgb"
         try:
-            return decode(content, form, FORMATS, MAX_PIXELS)
+            return decode(content, form, ("PNG", "JPEG"), max_pixels)
         except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, ...
             why = str(error).partition(" <")[0] or type(error).__name__
             raise ValueError(f"{where} is no PNG or JPEG that can be used: {short(why)}") from None
@@ -108,21 +104,17 @@ class Reader:
         """A row as JSON, which `row` reads as that row: by name where features have names."""
         if self.is_whole:
             return row.tolist()
-        values = [float(str(v)) for v in row.flat]  # 0.1, not 0.10000000149
+        values = [None if v != v else float(str(v)) for v in row.flat]  # 0.1, not 0.10000000149
         if not self.names:
-            return json.loads(
-                json.dumps(np.reshape(values, row.shape).tolist()).replace("NaN", "null")
-            )
+            return np.array(values, object).reshape(row.shape).tolist()
         named: dict[str, Any] = dict(zip(self.names, values, strict=True))
-        named = {name: None if value != value else value for name, value in named.items()}
-        coded = {k: (None, *kinds)[int(named[k] or 0)] for k, kinds in self.categories.items()}
-        return named | coded
+        return named | {k: [*codes][int(named[k] or 0)] for k, codes in self.codes.items()}
 
     def schema(self) -> dict[str, Any]:
         """The JSON schema of one row."""
         whole = {"type": "integer", "minimum": 0, "maximum": 255}
         leaf: dict[str, Any] = whole if self.is_whole else {"type": ["number", "null"]}
-        kinds = {name: {"enum": [*values, None]} for name, values in self.categories.items()}
+        kinds = {name: {"enum": [*codes]} for name, codes in self.codes.items()}
         schema: dict[str, Any] = {"anyOf": [leaf, *kinds.values()]} if kinds else leaf
         for size in reversed(self.shape):
             schema = {"type": "array", "items": schema, "minItems": size, "maxItems": size}
@@ -162,6 +154,5 @@ def parse(text: bytes) -> Any:
 
 def shown(value: Any) -> str:
     """A value of a request as a message shows it."""
-    if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "an object"
-    return short(json.dumps(value), 60)
+    words = "a list" if isinstance(value, list) else isinstance(value, dict) and "an object"
+    return words or short(json.dumps(value), 60)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from src.deploy.rows import Reader, parse
+from src.deploy.rows import MAX_PIXELS, Reader, parse
 from src.deploy.server import verified
 
-MAX_ROWS, MAX_VALUES = 1024, 2**21  # of a request, and of a batch
+MAX_ROWS, MAX_VALUES, MAX_SCORES = 1024, 2**21, 2**17  # of a request, and of a batch
 JSON, IMAGES = "application/json", ("image/png", "image/jpeg")
 
 
@@ -41,11 +41,12 @@ class Served:
         self.facts = {key: facts[key] for key in facts if key != "config"} | {"model": self.version}
         self.reader, signature = Reader(facts["signature"]), facts["signature"]
         self.kinds = (JSON, *IMAGES) if self.reader.takes_images else (JSON,)
-        self.max_rows = max(1, min(MAX_ROWS, MAX_VALUES // math.prod(self.reader.shape)))
-        self.classes, self.targets = signature["class_names"], signature["target_names"]
-        options = ort.SessionOptions()
+        self.names = signature["class_names"] or signature["target_names"]
+        self.is_classifier = bool(signature["class_names"])
+        few = MAX_VALUES // math.prod(self.reader.shape), MAX_SCORES // len(self.names)
+        self.max_rows = max(1, min(MAX_ROWS, *few))
+        options, cpu = ort.SessionOptions(), ["CPUExecutionProvider"]
         options.intra_op_num_threads, options.log_severity_level = 1, 3
-        cpu = ["CPUExecutionProvider"]
         self.session = ort.InferenceSession(files["model.onnx"], options, providers=cpu)
         self.example = {"rows": [facts["example"]]}
         self._run(self.read(JSON, json.dumps(self.example).encode()))  # the first run is slow
@@ -61,7 +62,7 @@ class Served:
         """
         try:
             if kind != JSON:
-                return self.reader.image(body, "the body")[None]
+                return self.reader.image(body, "the body", MAX_PIXELS)[None]
             given = parse(body)
         except ValueError as error:
             raise Refused(400 if kind == JSON else 422, str(error)) from error
@@ -70,7 +71,8 @@ class Served:
             what = f"an object of one field, `rows`, a list of 1 to {self.max_rows} rows"
             raise Refused(422, f"the body is not {what}")
         try:
-            return np.stack([self.reader.row(row, f"rows[{i}]") for i, row in enumerate(rows)])
+            room = MAX_PIXELS // len(rows)
+            return np.stack([self.reader.row(r, f"rows[{i}]", room) for i, r in enumerate(rows)])
         except ValueError as error:
             raise Refused(422, str(error)) from error
 
@@ -87,11 +89,9 @@ class Served:
         if not (finite := np.isfinite(out).all(1)).all():
             i = finite.argmin()
             raise Refused(422, f"rows[{i}] has no finite prediction: is a value in it huge?")
-        names = self.classes or self.targets
-        rows: list[Any] = [dict(zip(names, row, strict=True)) for row in out.tolist()]
-        if self.classes:
-            pairs = zip(out.argmax(1).tolist(), rows, strict=True)
-            rows = [{"class": names[top], "probabilities": row} for top, row in pairs]
+        rows: list[Any] = [dict(zip(self.names, row, strict=True)) for row in out.tolist()]
+        if self.is_classifier:
+            rows = [{"class": max(row, key=row.get), "probabilities": row} for row in rows]
         return {"predictions": rows, "model": self.version}
 
     def _run(self, x: np.ndarray) -> np.ndarray:

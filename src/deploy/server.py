@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -11,13 +12,16 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from src.deploy import Parser
 
 TOKEN = "FULGURITE_TOKEN"
+NEEDS = {n: n for n in ("httptools", "numpy", "onnxruntime", "uvicorn")} | {"PIL": "pillow"}
 START_S, STOP_S, TICK_S = 60, 10, 0.1
 NUM_SLOTS, SLOT_BYTES = 64, 512  # of what the workers count, which outlives them
+Workers = dict[subprocess.Popen, socket.socket]  # a process answers until its socket is closed
 
 
 def main(argv: list[str]) -> None:
@@ -41,6 +45,9 @@ def main(argv: list[str]) -> None:
         raise ValueError("serve needs Linux or macOS: run it in WSL or a container")
     if args.workers < 1 or not 0 <= args.port < 65536:
         raise ValueError("serve: --workers is 1 or more, --port 0 to 65535")
+    if missing := [name for name in NEEDS if not find_spec(name)]:
+        needs = f"pip install {' '.join(NEEDS.values())}  (the extra `serve`)"
+        raise ValueError(f"serve needs {', '.join(missing)}: {needs}")
     verified(args.model)
     family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
     with (
@@ -77,14 +84,6 @@ def verified(folder: Path) -> dict[str, bytes]:
 
 
 @dataclass
-class Worker:
-    """A process that answers. It stops, when it has answered all, as `line` is closed."""
-
-    process: subprocess.Popen
-    line: socket.socket
-
-
-@dataclass
 class Parent:
     """Starts workers, and new ones in their place: for a new export, at SIGHUP, when one dies.
 
@@ -106,71 +105,70 @@ class Parent:
         signal.signal(signal.SIGHUP, lambda *_: setattr(self, "renews", True))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(self, "stops", True))
-        seen, leaving = self._stamp(), list[Worker]()
-        workers = self._start(self.num_workers)
+        seen = stamp = self._stamp()
+        leaving, workers = Workers(), self._start(self.num_workers)
         host, port = self.listener.getsockname()[:2]
         host = f"[{host}]" if ":" in host else host
         print(f"serving {self.folder} at http://{host}:{port}", flush=True)
         while not self.stops:
             time.sleep(TICK_S)
-            leaving = [w for w in leaving if w.process.poll() is None]
-            alive = [w for w in workers if w.process.poll() is None]
-            stamp = self._stamp()
+            leaving, alive = living(leaving), living(workers)
+            last, stamp = stamp, self._stamp()
             try:
-                if self.renews or stamp not in (None, seen):
-                    seen, self.renews = stamp or seen, False
+                if self.renews or (stamp and seen != stamp == last):  # as it is no longer written
+                    seen, self.renews = stamp, False
                     old, workers = workers, self._start(self.num_workers)
-                    for worker in old:
-                        worker.line.close()
-                    leaving += old
+                    for line in old.values():
+                        line.close()
+                    leaving |= old
                     print(f"serving {self.folder} anew", flush=True)
                 elif len(alive) < len(workers):
-                    workers = alive + self._start(len(workers) - len(alive))
+                    workers = alive | self._start(len(workers) - len(alive))
             except (ValueError, OSError) as error:
                 print(f"error: {error}; going on as before", file=sys.stderr, flush=True)
                 time.sleep(1)
-        self._stop([*workers, *leaving])
+        self._stop(workers | leaving)
 
-    def _stamp(self) -> int | None:
-        """Changes with the export; `None` while there is none."""
+    def _stamp(self) -> list[tuple[str, int, int]]:
+        """Changes with the export; empty while there is none."""
         try:
-            return (self.folder / "SHA256SUMS").stat().st_mtime_ns
+            found = ((path.name, path.stat()) for path in sorted(self.folder.iterdir()))
+            return [(name, stat.st_mtime_ns, stat.st_size) for name, stat in found]
         except OSError:
-            return None
+            return []
 
-    def _start(self, count: int) -> list[Worker]:
+    def _start(self, count: int) -> Workers:
         """Starts workers and waits until each is ready.
 
         Raises:
             ValueError: One isn't; it has said why. None is left.
         """
-        started = []
+        started = Workers()
         for _ in range(count):
             line, far = socket.socketpair()
             self.slot = (self.slot + 1) % NUM_SLOTS
             fds = (self.listener.fileno(), far.fileno(), self.counts)
             words = [sys.executable, "-m", "src.deploy.app", str(self.folder), *map(str, fds)]
-            process = subprocess.Popen([*words, str(self.slot)], pass_fds=fds)
-            far.close()
-            started.append(Worker(process, line))
-        for worker in started:
-            worker.line.settimeout(START_S)
-            try:
-                is_ready = bool(worker.line.recv(1))
-            except TimeoutError:
-                is_ready = False
-            if not is_ready:
+            with far:
+                started[subprocess.Popen([*words, str(self.slot)], pass_fds=fds)] = line
+        for line in started.values():
+            if not select.select([line], [], [], START_S)[0] or not line.recv(1):
                 self._stop(started)
                 raise ValueError("a worker did not start")
         return started
 
-    def _stop(self, workers: list[Worker]) -> None:
-        for worker in workers:
-            worker.process.terminate()
+    def _stop(self, workers: Workers) -> None:
+        for process in workers:
+            process.terminate()
         until = time.monotonic() + STOP_S
-        for worker in workers:
+        for process, line in workers.items():
             try:
-                worker.process.wait(max(0, until - time.monotonic()))
+                process.wait(max(0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
-                worker.process.kill()
-            worker.line.close()
+                process.kill()
+            line.close()
+
+
+def living(workers: Workers) -> Workers:
+    """Those that haven't ended."""
+    return {process: line for process, line in workers.items() if process.poll() is None}
