@@ -61,15 +61,15 @@ def main(argv: list[str]) -> None:
     from src.deploy.trained import Trained
 
     trained = Trained(args.ckpt_path, rest)
-    if args.format == "safetensors":
-        write(folder, "model.safetensors", trained.weights(), trained.facts)
-        return
-    model = trained.graph(args.opset)
-    if args.quantize:
-        model = trained.quantized(model, args.max_drop)
-    content = proof.labelled(model, args.opset, trained.facts)
-    trained.prove(content, args.opset, is_exact=not args.quantize)
-    write(folder, "model.onnx", content, trained.facts)
+    if args.format == "onnx":
+        model = trained.graph(args.opset)
+        if args.quantize:
+            model = trained.quantized(model, args.max_drop)
+        content = proof.labelled(model, args.opset, trained.facts)
+        trained.prove(content, args.opset, is_exact=not args.quantize)
+    else:
+        content = trained.weights()
+    write(folder, f"model.{args.format}", content, trained.facts)
 
 
 def check_free(folder: Path) -> None:

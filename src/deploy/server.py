@@ -98,25 +98,26 @@ class Parent:
     num_workers: int
     listener: socket.socket
     counts: int
-    slot, renews, stops = 0, False, False
+    slot = 0
 
     def run(self) -> None:
         """Serves until SIGTERM or Ctrl-C."""
-        signal.signal(signal.SIGHUP, lambda *_: setattr(self, "renews", True))
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: setattr(self, "stops", True))
+        heard = set[int]()
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _: heard.add(number))
         seen = stamp = self._stamp()
         leaving, workers = Workers(), self._start(self.num_workers)
         host, port = self.listener.getsockname()[:2]
         host = f"[{host}]" if ":" in host else host
         print(f"serving {self.folder} at http://{host}:{port}", flush=True)
-        while not self.stops:
+        while heard <= {signal.SIGHUP}:
             time.sleep(TICK_S)
             leaving, alive = living(leaving), living(workers)
             last, stamp = stamp, self._stamp()
             try:
-                if self.renews or (stamp and seen != stamp == last):  # as it is no longer written
-                    seen, self.renews = stamp, False
+                if heard or (stamp and seen != stamp == last):  # as it is no longer written
+                    seen = stamp
+                    heard.discard(signal.SIGHUP)
                     old, workers = workers, self._start(self.num_workers)
                     for line in old.values():
                         line.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import math
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import version
@@ -160,15 +159,13 @@ class Trained:
         old = self.run if is_exact else run  # else: that it takes these rows, in any batch
         self.facts["proof"] = proof.compare(old, run, x, self.outputs, proof.SIZES)
         print(f"proof: opset {opset}; {self.facts['proof']}")
-        for split, (scores, *_) in self.model.results.items():
-            was, now = self.metrics(split, scores), self.metrics(split, self.scores(run, split))
+        for split in self.model.results:
+            was, now = self.metrics(split), self.metrics(split, run)
             text = ", ".join(f"{split}/{name} {value:.6g}" for name, value in now.items())
             print(f"proof: {text} by the file")
-            pairs = [*was.values()], [*now.values()]
-            if is_exact and not np.allclose(*pairs, rtol=1e-5, atol=1e-5, equal_nan=True):
+            if is_exact and not np.allclose([*was.values()], [*now.values()], 1e-5, 1e-5):
                 raise ValueError(f"by the checkpoint {split} has {was}: so nothing was written")
-            finite = {name: value for name, value in now.items() if math.isfinite(value)}
-            self.facts["metrics"][split]["of the file"] = finite
+            self.facts["metrics"][split]["of the file"] = now
 
     def quantized(self, model: onnx.ModelProto, max_drop: float) -> onnx.ModelProto:
         """The model with weights and activations of 8 bits, if it is as good on the val rows.
@@ -199,8 +196,7 @@ class Trained:
                 logging.disable(logging.NOTSET)
             smaller = onnx.load(path)
         run = proof.session(smaller.SerializeToString())
-        old, new = self.model.results["val"][0], self.scores(run, "val")
-        was, now = self.metrics("val", old), self.metrics("val", new)
+        was, now = self.metrics("val"), self.metrics("val", run)
         name = "acc" if "acc" in was else "rmse"
         drop = was["acc"] - now["acc"] if name == "acc" else now["rmse"] / was["rmse"] - 1
         sizes = f"{size:,} bytes become {smaller.ByteSize():,}"
@@ -217,7 +213,11 @@ class Trained:
         outs = [run({INPUT: x[i : i + 1024]})[-1] for i in range(0, len(x), 1024)]
         return torch.from_numpy(np.concatenate(outs))
 
-    def metrics(self, split: str, scores: Tensor) -> dict[str, float]:
-        y = self.model.results[split][1]
+    def metrics(self, split: str, run: proof.Run | None = None) -> dict[str, float]:
+        """Those that have a value by the checkpoint, of it or of a file."""
+        known, y = self.facts["metrics"][split]["values"], self.model.results[split][1]
+        if run is None:
+            return {name: value for name, (value, *_) in known.items()}
         assert y is not None
-        return {name: value.item() for name, value in self.model.metrics(scores, y).items()}
+        found = self.model.metrics(self.scores(run, split), y)
+        return {name: found[name].item() for name in known}
