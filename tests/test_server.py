@@ -567,9 +567,11 @@ def test_a_new_export_a_signal_and_a_death_lose_no_request(tmp_path):
         until(lambda: pid not in serving.children() and len(serving.children()) == 2)
         assert httpx.get(serving.url + "/healthz").text == "ok"
         children = serving.children()
+        shutil.rmtree(folder)
     assert serving.process.returncode == 0
     assert "model.onnx is not as it was exported: export it again" in serving.rest
     assert "error: a worker did not start; going on as before" in serving.rest
+    assert serving.rest.splitlines()[-1].endswith("anew")  # and it starts none as it ends
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
 
 

@@ -73,6 +73,13 @@ def edges(facts: dict[str, Any]) -> np.ndarray:
     return np.stack([np.broadcast_to(row, shape) for row in rows]).astype(dtype)
 
 
+def in_batches(run: Run, x: Inputs, size: int) -> list[np.ndarray]:
+    """The outputs of all rows."""
+    starts = range(0, len(next(iter(x.values()))), size)
+    outs = (run({name: rows[i : i + size] for name, rows in x.items()}) for i in starts)
+    return [np.concatenate(parts) for parts in zip(*outs, strict=True)]
+
+
 @np.errstate(invalid="ignore")  # inf - inf
 def compare(old: Run, new: Run, x: Inputs, names: list[str], sizes: tuple[int, ...]) -> str:
     """Holds two against each other on rows, in batches of each of the sizes; says how they differ.
@@ -82,11 +89,8 @@ def compare(old: Run, new: Run, x: Inputs, names: list[str], sizes: tuple[int, .
     """
     num_rows, worst = len(next(iter(x.values()))), dict.fromkeys(names, 0.0)
     for size in sizes:
-        parts = [{k: v[i : i + size] for k, v in x.items()} for i in range(0, num_rows, size)]
-        outs = (
-            [np.concatenate(o) for o in zip(*map(run, parts), strict=True)] for run in (old, new)
-        )
-        for name, a, b in zip(names, *outs, strict=True):
+        a_and_b = (in_batches(run, x, size) for run in (old, new))
+        for name, a, b in zip(names, *a_and_b, strict=True):
             if (a.shape, a.dtype) != (b.shape, b.dtype):
                 raise ValueError(f"`{name}` is {b.dtype} {b.shape}, not {a.dtype} {a.shape}")
             off = np.where((a == b) | np.isnan(a) & np.isnan(b), 0, np.abs(a - b))

@@ -114,8 +114,9 @@ class Parent:
             time.sleep(TICK_S)
             leaving, alive = living(leaving), living(workers)
             last, stamp = stamp, self._stamp()
+            is_new = stamp and seen != stamp == last  # it is no longer being written
             try:
-                if heard or (stamp and seen != stamp == last):  # as it is no longer written
+                if signal.SIGHUP in heard or is_new:
                     seen = stamp
                     heard.discard(signal.SIGHUP)
                     old, workers = workers, self._start(self.num_workers)

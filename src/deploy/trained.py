@@ -209,9 +209,7 @@ class Trained:
 
     def scores(self, run: proof.Run, split: str) -> Tensor:
         """What a file makes of every row of a split."""
-        x = self.rows(split)
-        outs = [run({INPUT: x[i : i + 1024]})[-1] for i in range(0, len(x), 1024)]
-        return torch.from_numpy(np.concatenate(outs))
+        return torch.from_numpy(proof.in_batches(run, {INPUT: self.rows(split)}, 1024)[-1])
 
     def metrics(self, split: str, run: proof.Run | None = None) -> dict[str, float]:
         """Those that have a value by the checkpoint, of it or of a file."""
