@@ -648,3 +648,10 @@ def test_a_server_is_installed_by_its_extra():
     assert line in (ROOT / "README.md").read_text(encoding="utf-8")
     line = line.replace("install", "install --no-cache-dir --no-compile")
     assert line in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+
+
+def test_a_missing_extra(go, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    said = go("serve --model x")
+    needs = "serve needs uvicorn: pip install httptools numpy onnxruntime uvicorn pillow (the extra"
+    assert (said.code, said.err) == (2, f"error: {needs} `serve`)\n")
