@@ -22,7 +22,7 @@ from src.search import command
 from src.search import study as studies
 from src.search.space import Parameter, Space
 from src.search.study import Study
-from src.search.worker import Worker
+from src.search.worker import Worker, num_cores
 from tests.conftest import ROOT
 
 DIGITS = f"""
@@ -374,7 +374,7 @@ def test_no_point_is_trained_twice(study, monkeypatch):
     while trial := two.next(never):
         told(two, trial, 1.0)
     assert [point(t) for t in one.trials()] == [0, 1, 2, 3, 4, 5]
-    assert one.num_done() == 6
+    assert all(t.state.is_finished() for t in one.trials())
     assert {t.user_attrs.get("gone") for t in one.study.trials} == {None, "surplus"}
 
 
@@ -447,6 +447,7 @@ def test_a_password_is_shown_nowhere(search, monkeypatch):
     assert said.code == 2
     assert said.err.startswith("error: storage postgresql://me:***@nowhere.invalid/db does not")
     assert "cr/et" not in said.err
+    assert studies.hidden("x://h/d?password=a&b=c") == "x://h/d?password=***&b=c"
     assert studies.hidden("sqlite:////a/b.db --run x@y") == "sqlite:////a/b.db --run x@y"
 
     def interrupted(worker):
@@ -461,6 +462,8 @@ def test_a_password_is_shown_nowhere(search, monkeypatch):
 
 @pytest.mark.parametrize(("words", "threads"), [("", 1), ("--callbacks.threads.num 2", 2)])
 def test_threads_are_of_the_trial_not_of_the_machine(tmp_path, monkeypatch, words, threads):
+    limit = tmp_path / "cpu.max"
+    monkeypatch.setattr("src.search.worker.LIMIT", limit)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(8))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     path = tmp_path / "s.yaml"
@@ -475,6 +478,10 @@ def test_threads_are_of_the_trial_not_of_the_machine(tmp_path, monkeypatch, word
     assert Worker(argv, 0.0, is_child=False).num_workers == 4
     on_cpu = Worker([*argv, "--run", "cpu", "--trainer.accelerator", "cpu"], 0.0, is_child=False)
     assert on_cpu.num_workers == 8 // threads
+    limit.write_text("max 100000\n")
+    assert num_cores() == 8
+    limit.write_text("350000 100000\n")
+    assert num_cores() == 3
 
 
 def test_a_search_leaves_the_environment_alone(search, monkeypatch):

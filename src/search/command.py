@@ -66,7 +66,8 @@ def search(argv: list[str]) -> None:
 
 def begin(worker: Worker) -> None:
     """Runs the workers, and replaces those that are killed, until there is nothing left to do."""
-    cap, done = worker.study.cap, worker.study.num_done()
+    cap, trials = worker.study.cap, worker.study.trials()
+    done = sum(trial.state.is_finished() for trial in trials)
     if cap and done >= cap:
         print(f"all {done} trials are done")
         return

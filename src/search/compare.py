@@ -103,12 +103,11 @@ def read_run(folder: Path, metric: str) -> Row:
 
 
 def read_search(folder: Path) -> list[Row]:
-    """Every trial of a search: the config of the best, with what the trial chose."""
-    base, rows = read_config(folder / "best.yaml"), []
+    """Every trial of a search: its config, as far as it is here, with what it chose."""
+    rows = []
     for line in read_table(folder / "leaderboard.csv"):
-        chosen = {k: v for k, v in line.items() if k not in COLUMNS and v}
-        others = tuple(f"{k}." for k, v in chosen.items() if base.get(k, v) != v)  # options below
-        config = {k: v for k, v in base.items() if not k.startswith(others)} | chosen
+        config = read_config(folder / "trials" / line["trial"] / "config.yaml")
+        config |= {k: v for k, v in line.items() if k not in COLUMNS and v}
         more = {k: line[k] for k in ("epochs", "seconds", "num_weights", "note")}
         what = line["state"], line["metric"], json.loads(line["values"]), config, line["data"]
         rows.append(Row(str(folder / "trials" / line["trial"]), *what, more))

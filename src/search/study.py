@@ -16,10 +16,12 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -53,6 +55,9 @@ class Study:
         self.space, self.seen, sweep = space, dict[int, tuple[Any, float]](), space.sweep
         self.points = [*space.grid()] if sweep.method == "grid" else []
         self.cap = min(filter(None, (sweep.run_cap, len(self.points))), default=None)
+        self.pruner: BasePruner = NopPruner()
+        if (halving := space.halving) is not None:
+            self.pruner = SuccessiveHalvingPruner(halving.min_iter, halving.eta)
         how: Any = {"direction": "minimize" if space.minimizes else "maximize"}
         try:
             how["storage"] = storage if "://" in storage else journal(Path(storage))
@@ -84,9 +89,6 @@ class Study:
         there = self.study.get_trials(deepcopy=False)
         return [trial for trial in there if "point" in trial.user_attrs]
 
-    def num_done(self) -> int:
-        return sum(trial.state.is_finished() for trial in self.trials())
-
     def next(self, stop: Callable[[list[FrozenTrial]], str]) -> optuna.Trial | None:
         """The next trial for this worker; waits where only others have some.
 
@@ -114,7 +116,7 @@ class Study:
 
         What it draws depends on its point and the trials before, not on who asks.
         """
-        params: dict[str, Any] = self.points[point] if self.points else {}
+        system: dict[str, Any] = {"fixed_params": self.points[point]} if self.points else {}
         attrs: dict[str, Any] = {"point": point, "owner": f"{HOST}:{os.getpid()}", "deaths": 0}
         epochs: dict[int, float] = {}
         for old in self._all():
@@ -124,8 +126,10 @@ class Study:
                 attrs["deaths"] = attrs["deaths"] + 1 if is_stuck else 0
                 attrs |= {"values": known["values"]} if "values" in known else {}
                 epochs |= old.intermediate_values
-                params = old.params if "chosen" in known else params  # all of them
-        words: Any = {"system_attrs": {"fixed_params": params}, "user_attrs": attrs}
+                system |= old.system_attrs  # which rungs it has passed
+                if "chosen" in known:  # all params
+                    system["fixed_params"] = old.params
+        words: Any = {"system_attrs": system, "user_attrs": attrs}
         new = create_trial(state=TrialState.RUNNING, intermediate_values=epochs, **words)
         trial_id = self.storage.create_new_trial(self.study._study_id, new)
         kind: Any = TPESampler if self.space.sweep.method == "bayes" else RandomSampler
@@ -166,27 +170,13 @@ class Study:
     def is_pruned(self, number: int, epoch: int, value: float) -> bool:
         """Notes the value of an epoch; whether the trial stops there: successive halving.
 
-        At the epochs `min_iter * eta**k` it has to be among the best `1 / eta` of all that came so
-        far, or the best if these are fewer than `eta`.
-
         Source: L. Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020.
         """
-        trial, halving = self.get(number), self.space.halving
-        if epoch not in trial.intermediate_values:
+        if epoch not in self.get(number).intermediate_values:
             self.storage.set_trial_intermediate_value(self._id(number), epoch, value)
-        if halving is None:
-            return False
-        rung = halving.min_iter
-        while any(rung <= step < epoch for step in trial.intermediate_values):
-            rung *= halving.eta
-        if epoch < rung:
-            return False
-        others = [t.intermediate_values for t in self.trials() if t.number != number]
-        there = (o for o in others if max(o, default=0) >= rung)
-        values = [value, *(o[min(k for k in o if k >= rung)] for o in there)]
-        values.sort(reverse=not self.space.minimizes)
-        worst = values[max(len(values) // halving.eta, 1) - 1]
-        return value > worst if self.space.minimizes else value < worst
+        counted: Any = copy(self.study)  # of several trials of a point, one competes
+        counted.get_trials = lambda deepcopy: self.trials()
+        return self.pruner.prune(counted, self.get(number))
 
     def best_value(self, trial: FrozenTrial) -> float | None:
         """The mean over the seeds; of a trial that did not get so far, its best epoch."""
@@ -201,15 +191,14 @@ class Study:
         turned = math.inf if value is None else value if self.space.minimizes else -value
         return [*LABELS].index(trial.state), turned
 
-    def line(self, number: int) -> str:
+    def line(self, trial: FrozenTrial) -> str:
         """What came of a trial, in one line."""
-        trial = self.get(number)
         attrs, value = trial.user_attrs, self.best_value(trial)
-        words = [f"trial {name_of(trial)}", f"{LABELS[trial.state]:<6}"]
-        words += [f"{self.space.metric} {value:.4g}"] if value is not None else []
-        words += [f"epochs {len(trial.intermediate_values)}", f"{seconds(trial):.1f} s"]
-        words += [f"{k.rpartition('.')[2]} {brief(v)}" for k, v in attrs["chosen"].items()]
-        return "  ".join([*words, attrs["note"]]).rstrip()
+        shown = "" if value is None else f"  {self.space.metric} {value:.4g}"
+        head = f"trial {name_of(trial)}  {LABELS[trial.state]:<6}{shown}"
+        chosen = [f"{k.rpartition('.')[2]} {brief(v)}" for k, v in attrs["chosen"].items()]
+        spent = f"epochs {len(trial.intermediate_values)}", f"{seconds(trial):.1f} s"
+        return "  ".join([head, *spent, *chosen, attrs["note"]]).rstrip()
 
 
 def name_of(trial: FrozenTrial) -> str:
@@ -239,7 +228,7 @@ def journal(path: Path) -> JournalStorage:
 
 def hidden(text: str) -> str:
     """`text` without the password of a database's URL."""
-    return re.sub(r"(://[^:/@\s]*:)\S+(?=@)", r"\1***", text)
+    return re.sub(r"(://[^:/@\s]*:)\S+(?=@)|(password=)[^&\s']+", r"\1\2***", text)
 
 
 def seconds(trial: FrozenTrial) -> float:

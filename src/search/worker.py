@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -14,7 +13,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from statistics import fmean
-from subprocess import PIPE, STDOUT
+from subprocess import PIPE, STDOUT, Popen
 from typing import Any
 
 import lightning.pytorch as L
@@ -33,6 +32,7 @@ from src.search.space import Space
 from src.search.study import LEASE_S, Study, name_of
 from src.tracking import Wandb
 
+LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds in how many
 MOST_DEATHS = 20  # of workers with one trial, in one epoch of it; then it has failed
 MOST_FAILED = 3  # trials, if they outnumber the others; then the search stops
 DATA = ("rows", "x", "y", "names", "split", "signature", "statistics")
@@ -122,8 +122,7 @@ class Worker:
         self.threads = threads.args.get("num", 1) if threads else 1
         self.devices = trainer["devices"] if isinstance(trainer["devices"], int) else 1
         self.num_gpus = torch.cuda.device_count() * (trainer.get("accelerator") != "cpu")
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        most = (self.num_gpus or cores // self.threads) // max(self.devices, 1)
+        most = (self.num_gpus or num_cores() // self.threads) // max(self.devices, 1)
         self.num_workers = sweep.workers or max(most, 1)
         self.folder = root / name
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -191,12 +190,13 @@ class Worker:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(said.getvalue() + traceback.format_exc(), encoding="utf-8")
         trial.set_user_attr("note", note)
-        self.study.study.tell(trial, fmean(values) if state == TrialState.COMPLETE else None, state)
+        mean = fmean(values) if state == TrialState.COMPLETE else None
+        told = self.study.study.tell(trial, mean, state)
         for seed in range(self.space.sweep.seeds):
             for old in self.trial_folder(number, seed).glob("checkpoints/*"):
                 if old.name != "best.ckpt":
                     old.unlink()
-        print(self.study.line(number), flush=True)
+        print(self.study.line(told), flush=True)
         save(self.study, self.folder)
 
     def trial_folder(self, number: int, seed: int) -> Path:
@@ -217,7 +217,7 @@ class Worker:
             words = [sys.executable, "-m", "src", "search", *self.argv, "--one", f"{number}.{seed}"]
             left_s = max(self.deadline - time.time(), 1)
             words += ["--minutes", str(left_s / 60)] * bool(self.space.sweep.minutes)
-            with subprocess.Popen(words, stdout=PIPE, stderr=STDOUT, text=True) as own:
+            with Popen(words, stdout=PIPE, stderr=STDOUT, text=True) as own:
                 try:
                     said, _ = own.communicate()
                 finally:
@@ -228,7 +228,7 @@ class Worker:
                 raise RuntimeError(said.rstrip().rpartition("\n")[2].removeprefix("error: "))
         value, answer = self.study.get(number).user_attrs["outcome"]
         if answer:
-            raise {"pruned": TrialPruned, "stopped": Stopped}[answer]
+            raise TrialPruned if answer == "pruned" else Stopped
         return float(value)
 
     def fit(self, number: int, seed: int) -> None:
@@ -237,9 +237,8 @@ class Worker:
         tree["seed_everything"] += seed
 
         def report(epoch: int, value: float, is_last: bool) -> str:
-            if seed == 0 and self.study.is_pruned(number, epoch, value) and not is_last:
-                return "pruned"
-            return "stopped" if self.is_over() and not is_last else ""
+            is_pruned = seed == 0 and self.study.is_pruned(number, epoch, value)
+            return "" if is_last else "pruned" if is_pruned else "stopped" * self.is_over()
 
         folder = self.trial_folder(number, seed)
         last, checkpoint = folder / "checkpoints" / "last.ckpt", dict[str, Any]()
@@ -256,3 +255,12 @@ class Worker:
             self.study.set(number, "outcome", [best, cli.watch.answer])
             size = sum(p.numel() for p in cli.model.parameters())
             self.study.set(number, "about", {"data": fingerprint(folder), "num_weights": size})
+
+
+def num_cores() -> int:
+    """How many cores of this machine, or of its container, this process may use."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # there is no such file, or it says `max`
+        quota, period = map(int, LIMIT.read_text("utf-8").split())
+        cores = min(cores, max(quota // period, 1))
+    return cores
