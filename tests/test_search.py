@@ -454,7 +454,7 @@ def test_a_password_is_shown_nowhere(search, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "begin", interrupted)
-    monkeypatch.setattr(command, "hidden", lambda text: studies.hidden(text + f" {url[1]}"))
+    monkeypatch.setattr(command, "hidden", lambda text: studies.hidden(f"{text} {url[1]}"))
     said = search(GRID)
     assert said.code == 75
     assert said.err.endswith("postgresql://me:***@nowhere.invalid/db\n")
@@ -630,6 +630,28 @@ def test_failed_trials_are_shown_and_end_a_search_that_only_fails(search):
     assert "lower `model.optimizer.lr`" in rows[1]["note"]
     assert "must be a positive number" in rows[2]["note"]
     assert "must be a positive number" in said.out
+
+
+@pytest.mark.parametrize(("code", "expected"), [(75, 75), (1, 2), (76, 0)])
+def test_a_trial_in_processes_of_its_own_ends_with_them(search, monkeypatch, code, expected):
+    started = []
+
+    def ended(words, **how):
+        started.append(words)
+        script = f"print('told'); print('error: no room'); raise SystemExit({code})"
+        return subprocess.Popen([sys.executable, "-c", script], **how)
+
+    monkeypatch.setattr("src.search.worker.Popen", ended)
+    said = search(GRID, "--trainer.devices", 2, "--trainer.accelerator", "cpu", "--minutes", 5)
+    assert said.code == expected
+    rows = table(search.folder / "leaderboard.csv")
+    ends = {75: [], 1: [("failed", "no room")] * 3, 76: [("pruned", "no room")] * 4}
+    assert [(row["state"], row["note"]) for row in rows] == ends[code]
+    if code == 1:
+        assert "told\n" in (search.folder / "trials" / "0000" / "error.txt").read_text()
+    name, left = started[0][-2:]
+    assert started[0][-4:-2] == ["--one", "0.0"]
+    assert (name, 0 < float(left) < 5) == ("--minutes", True)
 
 
 def test_budgets(search, monkeypatch):

@@ -49,8 +49,7 @@ def search(argv: list[str]) -> None:
     try:
         begin(worker)
     except KeyboardInterrupt:
-        words = hidden(shlex.join(argv))
-        raise KeyboardInterrupt(f"python -m src search {words}") from None
+        raise KeyboardInterrupt(hidden(f"python -m src search {shlex.join(argv)}")) from None
     finally:
         signal.signal(signal.SIGTERM, before)
         save(study, folder)

@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from src import run_folder
 from src.callbacks import Report
 from src.cli import CLI, pairs, quiet
-from src.errors import INTERRUPTED, explain, hint
+from src.errors import BAD_NUMBERS, INTERRUPTED, explain, hint
 from src.search.compare import fingerprint
 from src.search.results import save
 from src.search.space import Space
@@ -225,7 +225,9 @@ class Worker:
             if own.returncode == INTERRUPTED:
                 raise KeyboardInterrupt
             if own.returncode:
-                raise RuntimeError(said.rstrip().rpartition("\n")[2].removeprefix("error: "))
+                print(said)
+                kind = FloatingPointError if own.returncode == BAD_NUMBERS else ValueError
+                raise kind(said.rstrip().rpartition("\n")[2].removeprefix("error: "))
         value, answer = self.study.get(number).user_attrs["outcome"]
         if answer:
             raise TrialPruned if answer == "pruned" else Stopped
