@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import optuna
@@ -23,7 +22,7 @@ from src.search import command
 from src.search import study as studies
 from src.search.space import Parameter, Space
 from src.search.study import Study
-from src.search.worker import Worker
+from src.search.worker import Worker, num_cores
 from tests.conftest import ROOT
 
 DIGITS = f"""
@@ -211,9 +210,10 @@ def test_weights_and_biases_takes_the_same_file(path, space, monkeypatch):
     config = Config()
     for name, value in pairs(words[4:]):
         config.add_file(Path(value)) if name == "config" else config.add_flag(name, value)
-    judged = {"monitor": ours.metric, "mode": "min" if ours.minimizes else "max"}
-    for name, value in judged.items():
-        config.add_flag(f"callbacks.checkpoint.{name}", value)
+    own = {"callbacks.checkpoint.monitor": ours.metric, "callbacks.threads": "Threads"}
+    own |= {"callbacks.checkpoint.mode": "min" if ours.minimizes else "max", "trainer.devices": "1"}
+    for name, value in own.items():
+        config.add_flag(name, value)
     assert config.checked() == ours.config(chosen).checked()
 
 
@@ -246,10 +246,7 @@ def test_values_are_read_as_the_agent_of_weights_and_biases_writes_them(space):
     ({"min": 2, "max": 5}, 2, 5, lambda v: v == int(v)),
     ({"min": 0.5, "max": 0.7}, 0.5, 0.7, lambda v: True),
     ({"distribution": "uniform", "min": 0, "max": 1}, 0, 1, lambda v: v != int(v)),
-    ({"distribution": "q_uniform", "min": 0.0, "max": 1.0, "q": 0.25}, 0, 1, lambda v: v % 0.25 == 0),
-    ({"distribution": "q_uniform", "min": 8, "max": 64, "q": 8}, 8, 64, lambda v: v % 8 == 0),
     ({"distribution": "log_uniform_values", "min": 1.0e-4, "max": 1.0e-1}, 1e-4, 1e-1, lambda v: True),
-    ({"distribution": "q_log_uniform_values", "min": 4, "max": 512, "q": 1}, 4, 512, lambda v: v == int(v)),
 ])  # fmt: skip
 def test_a_range(given, least, most, is_right):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
@@ -365,11 +362,11 @@ def test_draws_do_not_depend_on_who_asks_and_who_was_killed(study, text):
     assert [found[i] for i in range(len(expected))] == expected
 
 
-def test_no_point_is_trained_twice(study):
+def test_no_point_is_trained_twice(study, monkeypatch):
     """Two workers that see the same free point at the same moment."""
     one, two = study(RANDOM), study(RANDOM)
-    for worker in (one, two):
-        worker.study.add_trial(worker._waiting(0))
+    stale = [two.trials()]
+    monkeypatch.setattr(two, "trials", lambda: stale.pop() if stale else Study.trials(two))
     first, second = one.next(never), two.next(never)
     assert [point(s.get(t.number)) for s, t in ((one, first), (two, second))] == [0, 1]
     for trial in (first, second):
@@ -377,7 +374,7 @@ def test_no_point_is_trained_twice(study):
     while trial := two.next(never):
         told(two, trial, 1.0)
     assert [point(t) for t in one.trials()] == [0, 1, 2, 3, 4, 5]
-    assert one.num_done() == 6
+    assert all(t.state.is_finished() for t in one.trials())
     assert {t.user_attrs.get("gone") for t in one.study.trials} == {None, "surplus"}
 
 
@@ -417,6 +414,82 @@ def test_another_search_of_that_name_is_refused(study):
         study(RANDOM.replace("max: 0.5", "max: 0.6"))
     with pytest.raises(ValueError, match="begun with other options"):
         study(RANDOM.replace("max_epochs: 2", "max_epochs: 3"))
+
+
+def test_a_point_that_kills_each_worker_fails_and_stops_of_ours_do_not_count(study):
+    one = study(RANDOM)
+    for i in range(3):
+        one.give_up(one.next(never).number, "paused")
+        assert one.get(i).user_attrs["deaths"] == 0
+    for i in range(3):
+        trial = one.next(never)
+        assert trial.user_attrs["deaths"] == i
+        killed(one, trial)
+    trial = one.next(never)
+    one.is_pruned(trial.number, 1, 0.5)  # it got on
+    killed(one, trial)
+    assert one.next(never).user_attrs["deaths"] == 0
+
+
+def test_half_a_line_in_the_journal_does_no_harm(study, tmp_path):
+    one = study(RANDOM)
+    told(one, one.next(never), 0.5)
+    with (tmp_path / "journal").open("ab") as file:
+        file.write(b'{"op_code":4,"worker')
+    two = study(RANDOM)
+    told(two, two.next(never), 0.25)
+    assert [trial.value for trial in study(RANDOM).trials()] == [0.5, 0.25]
+
+
+def test_a_password_is_shown_nowhere(search, monkeypatch):
+    url = "--storage", "postgresql://me:se:cr/et@nowhere.invalid/db"
+    said = search(GRID, *url)
+    assert said.code == 2
+    assert said.err.startswith("error: storage postgresql://me:***@nowhere.invalid/db does not")
+    assert "cr/et" not in said.err
+    assert studies.hidden("x://h/d?password=a&b=c") == "x://h/d?password=***&b=c"
+    assert studies.hidden("sqlite:////a/b.db --run x@y") == "sqlite:////a/b.db --run x@y"
+
+    def interrupted(worker):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "begin", interrupted)
+    monkeypatch.setattr(command, "hidden", lambda text: studies.hidden(f"{text} {url[1]}"))
+    said = search(GRID)
+    assert said.code == 75
+    assert said.err.endswith("postgresql://me:***@nowhere.invalid/db\n")
+
+
+@pytest.mark.parametrize(("words", "threads"), [("", 1), ("--callbacks.threads.num 2", 2)])
+def test_threads_are_of_the_trial_not_of_the_machine(tmp_path, monkeypatch, words, threads):
+    limit = tmp_path / "cpu.max"
+    monkeypatch.setattr("src.search.worker.LIMIT", limit)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(8))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    path = tmp_path / "s.yaml"
+    path.write_text(GRID.replace("callbacks: {threads: {Threads: {num: 1}}}", ""))
+    argv = ["--config", str(path), "--trainer.default_root_dir", str(tmp_path), *words.split()]
+    worker = Worker(argv, 0.0, is_child=False)
+    assert (worker.threads, worker.num_workers) == (threads, 8 // threads)
+    assert Worker([*argv, "--workers", "1"], 0.0, is_child=False).threads == threads
+    [chosen, *_] = worker.space.grid()
+    assert worker.space.config(chosen).checked()["trainer"]["devices"] == 1
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert Worker(argv, 0.0, is_child=False).num_workers == 4
+    on_cpu = Worker([*argv, "--run", "cpu", "--trainer.accelerator", "cpu"], 0.0, is_child=False)
+    assert on_cpu.num_workers == 8 // threads
+    limit.write_text("max 100000\n")
+    assert num_cores() == 8
+    limit.write_text("350000 100000\n")
+    assert num_cores() == 3
+
+
+def test_a_search_leaves_the_environment_alone(search, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("WANDB_RUN_GROUP", raising=False)
+    before = dict(os.environ)
+    search(GRID, "--minutes", 1e-9)
+    assert dict(os.environ) == before
 
 
 # --- the whole
@@ -559,6 +632,28 @@ def test_failed_trials_are_shown_and_end_a_search_that_only_fails(search):
     assert "must be a positive number" in said.out
 
 
+@pytest.mark.parametrize(("code", "expected"), [(75, 75), (1, 2), (76, 0)])
+def test_a_trial_in_processes_of_its_own_ends_with_them(search, monkeypatch, code, expected):
+    started = []
+
+    def ended(words, **how):
+        started.append(words)
+        script = f"print('told'); print('error: no room'); raise SystemExit({code})"
+        return subprocess.Popen([sys.executable, "-c", script], **how)
+
+    monkeypatch.setattr("src.search.worker.Popen", ended)
+    said = search(GRID, "--trainer.devices", 2, "--trainer.accelerator", "cpu", "--minutes", 5)
+    assert said.code == expected
+    rows = table(search.folder / "leaderboard.csv")
+    ends = {75: [], 1: [("failed", "no room")] * 3, 76: [("pruned", "no room")] * 4}
+    assert [(row["state"], row["note"]) for row in rows] == ends[code]
+    if code == 1:
+        assert "told\n" in (search.folder / "trials" / "0000" / "error.txt").read_text()
+    name, left = started[0][-2:]
+    assert started[0][-4:-2] == ["--one", "0.0"]
+    assert (name, 0 < float(left) < 5) == ("--minutes", True)
+
+
 def test_budgets(search, monkeypatch):
     said = search(RANDOM.replace("run_cap: 6\n", ""), "--epochs", 5)
     assert said.code == 0, said.err
@@ -626,14 +721,10 @@ def test_killed_workers_and_a_killed_search_lose_nothing(search, tmp_path):
     assert '"gone":"lost"' in journal.read_text()
     assert sorted(r["trial"] for r in ours) == sorted(r["trial"] for r in theirs)
     expected = {r["trial"]: r["values"] for r in theirs}
-    resumed = {
-        f"{n:04d}" for n in map(int, re.findall(r'"point":(\d+),"deaths":\d', journal.read_text()))
-    }
-    assert resumed, "one was killed amid its epochs"
-    exact = find_spec("src.durable") is not None  # resuming has the same bits
+    logs = map(json.loads, journal.read_text().splitlines())
+    assert any(log.get("intermediate_values") for log in logs), "one was killed amid its epochs"
     for row in ours:
-        if exact or row["trial"] not in resumed:
-            assert row["values"] == expected[row["trial"]]
+        assert row["values"] == expected[row["trial"]], "to the last bit"
     assert [r["epochs"] for r in ours] == ["6"] * 4
 
 
@@ -707,6 +798,29 @@ def test_runs_are_compared_where_they_can_be(go, search, tmp_path):
 def test_what_is_not_compared(go, tmp_path, words, line):
     said = go("compare", *words.replace("{tmp}", str(tmp_path)).split())
     assert (said.code, said.err) == (2, f"error: {line}\n".replace("{tmp}", str(tmp_path)))
+
+
+def test_odd_folders_are_left_out_with_a_line(go, tmp_path):
+    for name, files in {
+        "good": {"metrics.csv": "epoch,val/loss,test/acc\n0,0.5,\n1,nan,\n,,0.9\n"},
+        "text": {"metrics.csv": "epoch,val/loss\n0,many\n"},
+        "list": {"config.yaml": "[: -\n"},
+        "half": {"leaderboard.csv": "trial,state\n0000,done\n"},
+        "none": {"config.yaml": ""},
+    }.items():
+        (tmp_path / name).mkdir()
+        for file, text in {"config.yaml": "trainer: {max_epochs: 3}\n", **files}.items():
+            (tmp_path / name / file).write_text(text)
+    said = go("compare", tmp_path)
+    assert said.code == 0
+    left = re.findall(r"warning: \S+/(\w+) is left out: .+\n", said.err)
+    assert left == ["half", "list", "text"]
+    assert said.err.count("\n") == 3
+    [[_, good, none]] = tables(said.out)
+    assert good[:4] == ["1", "good", "done", "0.5"]
+    assert none[1:3] == ["none", "unfinished"]
+    said = go("compare", tmp_path / "good", Path(os.path.relpath(tmp_path / "none")))
+    assert said.code == 0, "one path is absolute, one is not"
 
 
 def test_compare_and_help_import_nothing_heavy(tmp_path):

@@ -9,7 +9,8 @@ python -m src search --config configs/search/FILE.yaml [--KEY VALUE ...]
   --epochs N       epochs of all trials together, after which no trial is begun
   --minutes N      minutes, after which trials stop; the same command goes on with them
   --seeds N        seeds of each trial, which is judged by their mean; `seeds` of the file
-  --workers N      processes, each training one trial at a time
+  --workers N      processes, each training one trial at a time, on one core or GPU; a trial has
+                   more cores with --callbacks.threads.num N, more GPUs with --trainer.devices N
   --storage URL    a database of Optuna or a file, for workers on several machines
 
 python -m src compare RUN ... [--metric NAME] [--csv FILE]

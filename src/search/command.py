@@ -10,19 +10,21 @@ import sys
 import time
 from multiprocessing.connection import wait
 from typing import Any
+from unittest.mock import patch
 
-import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from src.errors import INTERRUPTED, report
 from src.search.compare import read_search, table
 from src.search.results import draw, save, test_best
+from src.search.study import hidden
 from src.search.worker import Worker
 
 RANKS = ("SLURM_", "TORCHELASTIC_", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE")
 SHOWN = 20  # trials in the table
 
 
+@patch.dict(os.environ)  # which is as it was, afterwards
 def search(argv: list[str]) -> None:
     """Runs a search, or goes on with it.
 
@@ -36,6 +38,7 @@ def search(argv: list[str]) -> None:
             del os.environ[name]
         vars(rank_zero_only)["rank"] = 0
     worker = Worker(argv, time.time(), is_child="--one" in argv and not is_rank)
+    os.environ.setdefault("WANDB_RUN_GROUP", worker.folder.name)
     if worker.one:  # a trial in processes of its own
         worker.fit(*map(int, worker.one.split(".")))
         return
@@ -46,7 +49,7 @@ def search(argv: list[str]) -> None:
     try:
         begin(worker)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"python -m src search {shlex.join(argv)}") from None
+        raise KeyboardInterrupt(hidden(f"python -m src search {shlex.join(argv)}")) from None
     finally:
         signal.signal(signal.SIGTERM, before)
         save(study, folder)
@@ -62,18 +65,18 @@ def search(argv: list[str]) -> None:
 
 def begin(worker: Worker) -> None:
     """Runs the workers, and replaces those that are killed, until there is nothing left to do."""
-    study, num = worker.study, worker.num_workers
-    done, of = study.num_done(), f" of {study.cap}" if study.cap else ""
-    if study.cap and done >= study.cap:
+    cap, trials = worker.study.cap, worker.study.trials()
+    done = sum(trial.state.is_finished() for trial in trials)
+    if cap and done >= cap:
         print(f"all {done} trials are done")
         return
-    num = min(num, study.cap - done) if study.cap else num
+    num = min(worker.num_workers, cap - done) if cap else worker.num_workers
     how = f"workers: {num}, threads of each: {worker.threads}"
-    print(f"{worker.folder}: {done}{of} trials done; {how}", flush=True)
+    print(f"{worker.folder}: {done}{f' of {cap}' * bool(cap)} trials done; {how}", flush=True)
     if num == 1:
         worker.work()
         return
-    forks = sys.platform == "linux" and not torch.cuda.device_count()
+    forks = sys.platform == "linux" and not worker.num_gpus
     context: Any = multiprocessing.get_context("fork" if forks else "spawn")
 
     def start(index: int) -> Any:
@@ -86,13 +89,13 @@ def begin(worker: Worker) -> None:
         while running:
             wait([process.sentinel for process in running.values()])
             for i, process in [*running.items()]:
-                if process.is_alive():
+                if process.exitcode is None:
                     continue
                 del running[i]
-                if process.exitcode > 0:
-                    sys.exit(process.exitcode)
-                if process.exitcode < 0:
+                if process.exitcode < 0 or process.exitcode == INTERRUPTED:  # by a signal
                     running[i] = start(i)
+                elif process.exitcode:
+                    sys.exit(process.exitcode)
     finally:
         for process in running.values():
             process.terminate()
@@ -106,7 +109,7 @@ def child(argv: list[str], started: float, index: int) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         worker = Worker(argv, started, is_child=True)
-        if num := torch.cuda.device_count():
+        if num := worker.num_gpus:
             there = os.environ.get("CUDA_VISIBLE_DEVICES", "") or ",".join(map(str, range(num)))
             own = range(index * worker.devices, (index + 1) * worker.devices)
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(there.split(",")[i % num] for i in own)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sys
+from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import yaml
+
+from src.errors import short
 
 SAME = ("seed_everything", "trainer.default_root_dir", "callbacks.threads")  # say nothing of a run
 COLUMNS = ("trial", "state", "metric", "values", "epochs", "seconds", "num_weights", "data", "note")
@@ -46,15 +50,15 @@ class Row:
         mean = fmean(self.values) if self.values else inf
         return self.data, self.metric, STATES.index(self.state), mean if self.is_less else -mean
 
-    @property
-    def shown(self) -> str:
-        """The mean, with the standard deviation over the seeds."""
-        spread = f" ± {stdev(self.values):.2g}" if len(self.values) > 1 else ""
-        return f"{fmean(self.values):.6g}{spread}" if self.values else ""
-
     def cells(self) -> dict[str, str]:
-        own = {"run": self.name, "state": self.state, self.metric: self.shown}
+        own = {"run": self.name, "state": self.state, self.metric: spread(self.values)}
         return {**own, **self.more, **self.config, "data": self.data}
+
+
+def spread(values: list[float]) -> str:
+    """The mean, with the standard deviation over the seeds."""
+    differ = f" ± {stdev(values):.2g}" if len({*values}) > 1 else ""
+    return f"{fmean(values):.6g}{differ}" if values else ""
 
 
 def flat(tree: Any, key: str = "") -> dict[str, str]:
@@ -72,7 +76,7 @@ def flat(tree: Any, key: str = "") -> dict[str, str]:
 
 def read_config(path: Path) -> dict[str, str]:
     """A saved config, flat; nothing if there is none."""
-    return flat(yaml.load(path.read_text("utf-8"), Loader)) if path.is_file() else {}
+    return flat(yaml.load(path.read_text("utf-8"), Loader) or {}) if path.is_file() else {}
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -93,17 +97,17 @@ def read_run(folder: Path, metric: str) -> Row:
         seconds = path.stat().st_mtime - (folder / "config.yaml").stat().st_mtime
         more |= {"epochs": str(len(values)), "seconds": f"{seconds:.1f}"}
     row = Row(str(folder), state, metric, values, config, fingerprint(folder), more)
-    row.values = [(min if row.is_less else max)(values)] if values else []
+    finite = [value for value in values if isfinite(value)]
+    row.values = [(min if row.is_less else max)(finite)] if finite else []
     return row
 
 
 def read_search(folder: Path) -> list[Row]:
-    """Every trial of a search: the config of the best, with what the trial chose."""
-    base, rows = read_config(folder / "best.yaml"), []
+    """Every trial of a search: its config, as far as it is here, with what it chose."""
+    rows = []
     for line in read_table(folder / "leaderboard.csv"):
-        chosen = {k: v for k, v in line.items() if k not in COLUMNS and v}
-        others = tuple(f"{k}." for k, v in chosen.items() if base.get(k, v) != v)  # options below
-        config = {k: v for k, v in base.items() if not k.startswith(others)} | chosen
+        config = read_config(folder / "trials" / line["trial"] / "config.yaml")
+        config |= {k: v for k, v in line.items() if k not in COLUMNS and v}
         more = {k: line[k] for k in ("epochs", "seconds", "num_weights", "note")}
         what = line["state"], line["metric"], json.loads(line["values"]), config, line["data"]
         rows.append(Row(str(folder / "trials" / line["trial"]), *what, more))
@@ -116,14 +120,19 @@ def read(path: Path, metric: str) -> list[Row]:
     Raises:
         ValueError: There are none.
     """
-    if (path / "leaderboard.csv").is_file():
-        return read_search(path)
-    if (path / "config.yaml").is_file():
-        return [read_run(path, metric)]
-    below = sorted({*path.glob("*/config.yaml"), *path.glob("*/leaderboard.csv")})
-    if not below:
+    rows = []
+    names = ("leaderboard.csv", "config.yaml")
+    found = [file for name in names for file in path.glob(name)]
+    found = found or [file for name in names for file in path.glob(f"*/{name}")]
+    for folder in sorted({file.parent for file in found}):
+        is_search = (folder / names[0]).is_file()
+        try:
+            rows += read_search(folder) if is_search else [read_run(folder, metric)]
+        except Exception as error:  # whatever a person or another program has put there
+            print(f"warning: {folder} is left out: {short(repr(error))}", file=sys.stderr)
+    if not rows:
         raise ValueError(f"{path} holds no runs: give run folders, or what `search` left in runs/")
-    return [row for file in below for row in read(file.parent, metric)]
+    return rows
 
 
 def fingerprint(folder: Path) -> str:
@@ -134,17 +143,22 @@ def fingerprint(folder: Path) -> str:
 
 
 def over_seeds(rows: list[Row]) -> list[Row]:
-    """Puts runs that differ in their seed alone into one row."""
-    found: dict[Any, Row] = {}
-    seen: list[Any] = []
+    """Puts runs that differ in their seed alone into one row, with the means of all columns."""
+    groups: dict[Any, list[Row]] = {}
+    seen: Counter = Counter()
     for row in rows:
         config = sorted((k, v) for k, v in row.config.items() if not k.startswith(SAME))
         same = row.state, row.metric, row.data, *config
-        seen.append((same, row.config.get("seed_everything")))
-        first = found.setdefault((same, seen.count(seen[-1])), row)
-        if first is not row:
+        seed = same, row.config.get("seed_everything")
+        seen[seed] += 1  # the same seed again is another run
+        groups.setdefault((same, seen[seed]), []).append(row)
+    for first, *others in filter(lambda group: len(group) > 1, groups.values()):
+        for row in others:
             first.values = first.values + row.values
-    return [*found.values()]
+        for name in first.more.keys() - {"note"}:
+            texts = [row.more.get(name) for row in (first, *others)]
+            first.more[name] = spread([float(text) for text in texts if text])
+    return [group[0] for group in groups.values()]
 
 
 def table(rows: list[Row], num: int) -> str:
@@ -156,7 +170,7 @@ def table(rows: list[Row], num: int) -> str:
     names = [k for k in dict.fromkeys(k for c in cells for k in c) if k not in alike]
     shorts = [k.rpartition(".")[2] for k in names]
     head = [s if shorts.count(s) == 1 else k for s, k in zip(shorts, names, strict=True)]
-    above = os.path.commonpath([Path(row.name).parent for row in rows])
+    above = os.path.commonpath([Path(row.name).absolute().parent for row in rows])
     body = [
         [str(i) if row.state == "done" else "", os.path.relpath(row.name, above)]
         + [c[k] if k == row.metric else brief(c.get(k, "")) for k in names[1:]]

@@ -16,6 +16,7 @@ from src.errors import hint
 
 ELSEWHERE = ("program", "name", "description", "project", "entity")  # W&B's alone
 MOST_CHOICES = 64  # combinations of classes: each is tried
+DEFAULTS = "{trainer: {devices: 1}, callbacks: {threads: Threads}}"  # one core or GPU a trial
 
 
 @dataclass
@@ -52,6 +53,9 @@ class Sweep:
     command: list[str] | None = None
 
 
+Kind = Literal["constant", "categorical", "uniform", "int_uniform", "log_uniform_values", None]
+
+
 @dataclass
 class Parameter:
     """What one key may be; `texts` are its values as flags, or both ends of its range."""
@@ -60,32 +64,21 @@ class Parameter:
     values: list | None = None
     min: int | float | None = None
     max: int | float | None = None
-    q: int | float | None = None
-    distribution: Literal[
-        "constant", "categorical", "uniform", "int_uniform", "q_uniform", "log_uniform_values",
-        "q_log_uniform_values", None,
-    ] = None  # fmt: skip
+    distribution: Kind = None
 
     def __post_init__(self) -> None:
         kind, low, high = self.distribution or "", self.min, self.max
         self.is_range, self.log = low is not None and high is not None, "log" in kind
-        values = [self.value] if self.values is None else self.values
-        self.texts = [*map(str, values)]  # as W&B's agent writes them
+        self.texts = [*map(str, [self.value] if self.values is None else self.values)]
         if low is None or high is None:
-            if len({*self.texts}) < max(len(self.texts), 1) or kind not in (
-                "",
-                "constant",
-                "categorical",
-            ):
+            differ = len({*self.texts}) == len(self.texts) > 0
+            if not differ or "uniform" in kind:
                 raise ValueError(" has no `value`, no different `values`, and no `min` and `max`")
             return
-        both, none = (all(isinstance(v, cls) for v in (low, high)) for cls in (int, float))
-        self.whole = both and kind in ("", "int_uniform", "q_uniform", "q_log_uniform_values")
-        self.step = (self.q or 1) if "q_" in kind else None
-        fits = (
-            self.whole if kind in ("int_uniform", "q_log_uniform_values") else kind or both or none
-        )
-        if not (fits and low < high and kind[:1] != "c" and (low > 0 or not self.log)):
+        kinds = {type(low), type(high)}
+        self.whole = kinds == {int} and kind in ("", "int_uniform")
+        fits = {"": len(kinds) == 1, "int_uniform": self.whole}.get(kind, "uniform" in kind)
+        if not fits or low >= high or (self.log and low <= 0):
             raise ValueError(f": no {kind or 'uniform'} range goes from {low} to {high}")
         self.ends = (low, high) if self.whole else (float(low), float(high))
         self.texts = [*map(str, self.ends)]
@@ -93,10 +86,9 @@ class Parameter:
     def suggest(self, trial: Any, key: str) -> str:
         if not self.is_range:
             return str(trial.suggest_categorical(key, self.texts))
-        how = {"log": True} if self.log else {"step": self.step} if self.step else {}
-        return str(
-            (trial.suggest_int if self.whole else trial.suggest_float)(key, *self.ends, **how)
-        )
+        if self.whole:
+            return str(trial.suggest_int(key, *self.ends))
+        return str(trial.suggest_float(key, *self.ends, log=self.log))
 
 
 class Space(Config):
@@ -114,6 +106,7 @@ class Space(Config):
     def __init__(self, path: Path, flags: list[tuple[str, str]]) -> None:
         super().__init__()
         self.path = path
+        self.add(DEFAULTS, "")
         self.add_file(path)
         flags = [("run_cap" if name == "trials" else name, value) for name, value in flags]
         for name, value in flags:
@@ -146,6 +139,8 @@ class Space(Config):
                 raise self._wrong(("parameters", name), " is searched: give no flag for it")
             if name not in options(Sweep):
                 self.add_flag(name, value)
+        if self.tree["trainer"].get("devices") in (None, "auto"):
+            self.tree["trainer"]["devices"] = 1
         given, key = self.sweep.early_terminate, ("early_terminate",)
         self.halving = None if key in self.marks or self.sweep.method == "grid" else Halving()
         if given is not None:
@@ -168,7 +163,7 @@ class Space(Config):
         if not parameter.whole:
             raise self._wrong(key, " is a range of numbers: a grid wants values: [...]")
         low, high = map(int, parameter.ends)
-        return Parameter(values=[*range(low, high + 1, int(parameter.step or 1))])
+        return Parameter(values=[*range(low, high + 1)])
 
     def config(self, chosen: dict[str, str]) -> Config:
         """The config of a trial, unchecked; `chosen` is in flags, by their key."""

@@ -1,9 +1,9 @@
 """The study that all workers share: which trial comes next, whether it goes on, what came of it.
 
-A journal file has no transactions. What is sure is the order of its lines, that a waiting trial is
-taken by one worker alone, and that a trial is finished once. So each trial stands for a *point*; of
-several trials of a point the first counts, the others are `gone`: lost with their worker, or
-surplus. Whatever is killed in between, the next worker finds a point that no trial stands for.
+A journal file has no transactions. What is sure is the order of its lines, and that a trial is
+finished once. So each trial stands for a *point*; of several trials of a point the first counts,
+the others are `gone`: lost with their worker, paused, or surplus. Whatever is killed in between,
+the next worker finds a point that no trial stands for.
 """
 
 from __future__ import annotations
@@ -11,18 +11,23 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from copy import copy
+from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from src.errors import short
 from src.search.compare import brief
 from src.search.space import Space
 
@@ -30,8 +35,7 @@ LEASE_S = 60.0  # after so long without a sign of life a worker on another machi
 POLL_S = 0.5
 HOST = socket.gethostname()
 LABELS = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned"}  # in this order
-LABELS |= dict.fromkeys((TrialState.RUNNING, TrialState.WAITING), "unfinished")
-LABELS |= {TrialState.FAIL: "failed"}
+LABELS |= {TrialState.RUNNING: "unfinished", TrialState.FAIL: "failed"}
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
@@ -44,48 +48,46 @@ class Study:
         storage: A file, or the URL of a database.
 
     Raises:
-        ValueError: The storage holds another search of that name.
+        ValueError: The storage can't be used, or holds another search of that name.
     """
 
     def __init__(self, space: Space, name: str, storage: str) -> None:
         self.space, self.seen, sweep = space, dict[int, tuple[Any, float]](), space.sweep
-        where: Any = storage
-        if "://" not in storage:
-            lock = JournalFileOpenLock(storage, grace_period=5)  # s; whoever holds it may be killed
-            where = JournalStorage(JournalFileBackend(storage, lock))
-        how: Any = "minimize" if space.minimizes else "maximize"
-        self.study = optuna.create_study(
-            storage=where,
-            sampler=RandomSampler(),
-            study_name=name,
-            direction=how,
-            load_if_exists=True,
-        )
-        self.storage: BaseStorage = self.study._storage
         self.points = [*space.grid()] if sweep.method == "grid" else []
         self.cap = min(filter(None, (sweep.run_cap, len(self.points))), default=None)
-        same = sweep.method, sweep.metric, sweep.parameters, sweep.seeds
+        self.pruner: BasePruner = NopPruner()
+        if (halving := space.halving) is not None:
+            self.pruner = SuccessiveHalvingPruner(halving.min_iter, halving.eta)
+        how: Any = {"direction": "minimize" if space.minimizes else "maximize"}
+        try:
+            how["storage"] = storage if "://" in storage else journal(Path(storage))
+            self.study = optuna.create_study(study_name=name, load_if_exists=True, **how)
+        except Exception as error:  # of the database, too
+            raise ValueError(hidden(f"storage {storage} does not work: {short(error)}")) from None
+        self.storage: BaseStorage = self.study._storage
         trainer = space.tree["trainer"] | {"default_root_dir": ""}  # each machine may have its own
-        what = {"parameters": repr(same), "options": repr(space.tree | {"trainer": trainer})}
-        own = {k: hashlib.sha256(v.encode()).hexdigest() for k, v in what.items()}
-        known = self.study.user_attrs.get("what", own)
-        if differs := [k for k in own if own[k] != known[k]]:
-            what_ = f"the search {name} was begun with other {differs[0]}"
-            raise ValueError(f"{space.path}: {what_}: name a new one with --run NAME")
-        if "what" not in self.study.user_attrs:
-            self.study.set_user_attr("what", own)
+        same = sweep.method, sweep.metric, sweep.parameters, sweep.seeds
+        known = self.study.user_attrs
+        for what, of in {"parameters": same, "options": space.tree | {"trainer": trainer}}.items():
+            digest = hashlib.sha256(repr(of).encode()).hexdigest()
+            if what not in known:
+                self.study.set_user_attr(what, digest)
+            elif known[what] != digest:
+                begun = f"the search {name} was begun with other {what}"
+                raise ValueError(f"{space.path}: {begun}: name a new one with --run NAME")
 
     def trials(self) -> list[FrozenTrial]:
         """All that count, in the order of their points; the first of each point."""
         found: dict[int, FrozenTrial] = {}
-        for trial in self.study.get_trials(deepcopy=False):
-            is_gone = trial.state == TrialState.FAIL and "gone" in trial.user_attrs
-            if "point" in trial.user_attrs and not is_gone:
+        for trial in self._all():
+            if trial.state != TrialState.FAIL or "gone" not in trial.user_attrs:
                 found.setdefault(trial.user_attrs["point"], trial)
         return [found[key] for key in sorted(found)]
 
-    def num_done(self) -> int:
-        return sum(trial.state.is_finished() for trial in self.trials())
+    def _all(self) -> list[FrozenTrial]:
+        """All of ours: `optuna-dashboard` may have added some."""
+        there = self.study.get_trials(deepcopy=False)
+        return [trial for trial in there if "point" in trial.user_attrs]
 
     def next(self, stop: Callable[[list[FrozenTrial]], str]) -> optuna.Trial | None:
         """The next trial for this worker; waits where only others have some.
@@ -96,52 +98,52 @@ class Study:
         while True:
             self._bury()
             trials = self.trials()
-            states = [trial.state for trial in trials]
             if stop(trials):
                 return None
-            if TrialState.WAITING not in states:
-                there = {trial.user_attrs["point"] for trial in trials}
-                free = {*range(self.cap or len(there) + 1)} - there
-                if free:
-                    self.study.add_trial(self._waiting(min(free)))
-                elif TrialState.RUNNING not in states:
-                    return None
-                else:
-                    time.sleep(POLL_S)
-                    continue
-            trial = self.study.ask()
-            trial.set_user_attr("owner", f"{HOST}:{os.getpid()}")
-            if trial.number in [mine.number for mine in self.trials()]:
-                return self._drawn(trial)
-            self.give_up(trial.number, "surplus")
+            there = {trial.user_attrs["point"] for trial in trials}
+            if free := {*range(self.cap or len(there) + 1)} - there:
+                trial = self._begin(min(free))
+                if trial.number in [first.number for first in self.trials()]:
+                    return trial
+                self.give_up(trial.number, "surplus")
+            elif all(trial.state.is_finished() for trial in trials):
+                return None
+            else:
+                time.sleep(POLL_S)
 
-    def _drawn(self, trial: optuna.Trial) -> optuna.Trial:
-        """With draws that depend on the trial's point and the trials before, not on who asks."""
-        kind: Any = TPESampler if self.space.sweep.method == "bayes" else RandomSampler
-        seed = self.space.tree["seed_everything"] * 1_000_003 + trial.user_attrs["point"]
-        how: Any = {"study_name": self.study.study_name, "storage": self.storage}
-        study = optuna.load_study(**how, sampler=kind(seed=seed % 2**32))
-        return optuna.Trial(study, self._id(trial.number))
+    def _begin(self, point: int) -> optuna.Trial:
+        """A trial, which goes on where those that were lost or paused had come to.
 
-    def _waiting(self, point: int) -> FrozenTrial:
-        """A trial to wait for a worker; goes on where those that were lost had come to."""
-        params: dict[str, Any] = self.points[point] if self.points else {}
-        attrs: dict[str, Any] = {"point": point, "deaths": -1}
+        What it draws depends on its point and the trials before, not on who asks.
+        """
+        system: dict[str, Any] = {"fixed_params": self.points[point]} if self.points else {}
+        attrs: dict[str, Any] = {"point": point, "owner": f"{HOST}:{os.getpid()}", "deaths": 0}
         epochs: dict[int, float] = {}
-        for old in self.study.get_trials(deepcopy=False):
-            if old.user_attrs.get("point") == point and old.user_attrs.get("gone") == "lost":
-                attrs |= {
-                    k: old.user_attrs[k] for k in ("values", "seconds") if k in old.user_attrs
-                }
-                epochs, params = epochs | old.intermediate_values, params or old.params
-                attrs["deaths"] += 1
-        words: dict[str, Any] = {"system_attrs": {"fixed_params": params}, "user_attrs": attrs}
-        return create_trial(state=TrialState.WAITING, intermediate_values=epochs, **words)
+        for old in self._all():
+            known, how = old.user_attrs, old.user_attrs.get("gone")
+            if known["point"] == point and how in ("lost", "paused"):
+                is_stuck = how == "lost" and len(old.intermediate_values) == len(epochs)
+                attrs["deaths"] = attrs["deaths"] + 1 if is_stuck else 0
+                attrs |= {"values": known["values"]} if "values" in known else {}
+                epochs |= old.intermediate_values
+                system |= old.system_attrs  # which rungs it has passed
+                if "chosen" in known:  # all params
+                    system["fixed_params"] = old.params
+        words: Any = {"system_attrs": system, "user_attrs": attrs}
+        new = create_trial(state=TrialState.RUNNING, intermediate_values=epochs, **words)
+        trial_id = self.storage.create_new_trial(self.study._study_id, new)
+        kind: Any = TPESampler if self.space.sweep.method == "bayes" else RandomSampler
+        seed = self.space.tree["seed_everything"] * 1_000_003 + point
+        how_: Any = {"study_name": self.study.study_name, "storage": self.storage}
+        study = optuna.load_study(**how_, sampler=kind(seed=seed % 2**32))
+        return optuna.Trial(study, trial_id)
 
     def _bury(self) -> None:
         """Gives up the trials whose workers are dead."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            host, _, pid = trial.user_attrs.get("owner", "?:0").rpartition(":")
+        for trial in self._all():
+            if trial.state != TrialState.RUNNING:
+                continue
+            host, _, pid = trial.user_attrs["owner"].rpartition(":")
             beat = trial.user_attrs.get("beat"), len(trial.intermediate_values)
             last, since = self.seen.get(trial.number, (None, 0.0))
             if beat != last:
@@ -151,7 +153,7 @@ class Study:
                 self.give_up(trial.number, "lost")
 
     def give_up(self, number: int, how: str) -> None:
-        """Marks a trial as `lost`, for another to go on with, or as `surplus`."""
+        """Marks a trial as `lost` or `paused`, for another to go on with, or as `surplus`."""
         with suppress(RuntimeError, ValueError):  # another did so, or it has just finished
             self.set(number, "gone", how)
             self.study.tell(number, state=TrialState.FAIL)
@@ -168,27 +170,13 @@ class Study:
     def is_pruned(self, number: int, epoch: int, value: float) -> bool:
         """Notes the value of an epoch; whether the trial stops there: successive halving.
 
-        At the epochs `min_iter * eta**k` it has to be among the best `1 / eta` of all that came so
-        far, or the best if these are fewer than `eta`.
-
         Source: L. Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020.
         """
-        trial, halving = self.get(number), self.space.halving
-        if epoch not in trial.intermediate_values:
+        if epoch not in self.get(number).intermediate_values:
             self.storage.set_trial_intermediate_value(self._id(number), epoch, value)
-        if halving is None:
-            return False
-        rung = halving.min_iter
-        while any(rung <= step < epoch for step in trial.intermediate_values):
-            rung *= halving.eta
-        if epoch < rung:
-            return False
-        others = [t.intermediate_values for t in self.trials() if t.number != number]
-        there = (o for o in others if max(o, default=0) >= rung)
-        values = [value, *(o[min(k for k in o if k >= rung)] for o in there)]
-        values.sort(reverse=not self.space.minimizes)
-        worst = values[max(len(values) // halving.eta, 1) - 1]
-        return value > worst if self.space.minimizes else value < worst
+        counted: Any = copy(self.study)  # of several trials of a point, one competes
+        counted.get_trials = lambda deepcopy: self.trials()
+        return self.pruner.prune(counted, self.get(number))
 
     def best_value(self, trial: FrozenTrial) -> float | None:
         """The mean over the seeds; of a trial that did not get so far, its best epoch."""
@@ -203,15 +191,14 @@ class Study:
         turned = math.inf if value is None else value if self.space.minimizes else -value
         return [*LABELS].index(trial.state), turned
 
-    def line(self, number: int) -> str:
+    def line(self, trial: FrozenTrial) -> str:
         """What came of a trial, in one line."""
-        trial = self.get(number)
         attrs, value = trial.user_attrs, self.best_value(trial)
-        words = [f"trial {name_of(trial)}", f"{LABELS[trial.state]:<6}"]
-        words += [f"{self.space.metric} {value:.4g}"] if value is not None else []
-        words += [f"epochs {len(trial.intermediate_values)}", f"{attrs['seconds']:.1f} s"]
-        words += [f"{k.rpartition('.')[2]} {brief(v)}" for k, v in attrs["chosen"].items()]
-        return "  ".join([*words, attrs["note"]]).rstrip()
+        shown = "" if value is None else f"  {self.space.metric} {value:.4g}"
+        head = f"trial {name_of(trial)}  {LABELS[trial.state]:<6}{shown}"
+        chosen = [f"{k.rpartition('.')[2]} {brief(v)}" for k, v in attrs["chosen"].items()]
+        spent = f"epochs {len(trial.intermediate_values)}", f"{seconds(trial):.1f} s"
+        return "  ".join([head, *spent, *chosen, attrs["note"]]).rstrip()
 
 
 def name_of(trial: FrozenTrial) -> str:
@@ -226,3 +213,24 @@ def is_alive(pid: int) -> bool:
     except OSError as error:
         return not isinstance(error, ProcessLookupError)  # but somebody else's
     return True
+
+
+def journal(path: Path) -> JournalStorage:
+    """A file as storage; half a line, of a full disk or a power cut, would make it unreadable."""
+    lock = JournalFileOpenLock(str(path), grace_period=5)  # s; whoever holds it may be killed
+    backend = JournalFileBackend(str(path), lock)
+    lock.acquire()
+    if (text := path.read_bytes())[-1:] not in (b"", b"\n"):
+        os.truncate(path, text.rfind(b"\n") + 1)
+    lock.release()
+    return JournalStorage(backend)
+
+
+def hidden(text: str) -> str:
+    """`text` without the password of a database's URL."""
+    return re.sub(r"(://[^:/@\s]*:)\S+(?=@)|(password=)[^&\s']+", r"\1\2***", text)
+
+
+def seconds(trial: FrozenTrial) -> float:
+    """How long a trial took, since it was last gone on with."""
+    return trial.duration.total_seconds() if trial.duration else 0.0

@@ -5,37 +5,94 @@ from __future__ import annotations
 import io
 import math
 import os
-import shutil
-import subprocess
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from statistics import fmean
-from subprocess import PIPE, STDOUT
+from subprocess import PIPE, STDOUT, Popen
+from typing import Any
 
+import lightning.pytorch as L
 import torch
 from optuna import Trial, TrialPruned
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from src import run_folder
-from src.cli import pairs, quiet
-from src.errors import explain
+from src.callbacks import Report
+from src.cli import CLI, pairs, quiet
+from src.errors import BAD_NUMBERS, INTERRUPTED, explain, hint
 from src.search.compare import fingerprint
 from src.search.results import save
 from src.search.space import Space
-from src.search.study import HOST, LEASE_S, Study, name_of
-from src.search.trial import TrialCLI, Watch
+from src.search.study import LEASE_S, Study, name_of
+from src.tracking import Wandb
 
-MOST_DEATHS = 20  # of workers with one trial; then it has failed
+LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds in how many
+MOST_DEATHS = 20  # of workers with one trial, in one epoch of it; then it has failed
 MOST_FAILED = 3  # trials, if they outnumber the others; then the search stops
+DATA = ("rows", "x", "y", "names", "split", "signature", "statistics")
+BATCHING = ("batch_size", "eval_batch_size", "device", "predict_path")  # leaves the rows alone
 
 
-class Stopped(Exception):
+class Stopped(KeyboardInterrupt):
     """The time is over, or the command has ended: another goes on with the trial."""
+
+
+class Watch(L.Callback):
+    """Reports each validation, and stops the run, on all ranks, if that is the answer.
+
+    Args:
+        metric: Name of the metric, `val/name`.
+        report: Gets epoch, value and whether it is the last; answers why the run stops, or nothing.
+    """
+
+    def __init__(self, metric: str, report: Callable[[int, float, bool], str]) -> None:
+        self.metric, self.report, self.answer = metric, report, ""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        found, epoch = trainer.callback_metrics, trainer.current_epoch + 1
+        if self.metric not in found:
+            listed = hint(self.metric, [name for name in found if name.startswith("val/")])
+            raise ValueError(f"`metric.name`: no {self.metric} is logged{listed}")
+        value, answer = found[self.metric].item(), ""
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{self.metric} is {value} after epoch {epoch}")
+        if trainer.is_global_zero:
+            answer = self.report(epoch, value, epoch == trainer.max_epochs)
+        self.answer = trainer.strategy.broadcast(answer)
+        trainer.should_stop = trainer.should_stop or bool(self.answer)
+
+
+class TrialCLI(CLI):
+    """Trains without a test and without pictures; keeps the rows for the next trial."""
+
+    watch: Watch
+    kept: tuple[str, Any] = ("", None)  # the data section, and its LightningDataModule
+
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        section = self.config["data"].as_dict()
+        key = repr({name: value for name, value in section.items() if name not in BATCHING})
+        if key == TrialCLI.kept[0] and TrialCLI.kept[1].rows is not None:
+            vars(self.datamodule).update({k: getattr(TrialCLI.kept[1], k) for k in DATA})
+        TrialCLI.kept = key, self.datamodule
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        trainer = super().instantiate_trainer(**kwargs)
+        callbacks = vars(trainer)["callbacks"]
+        callbacks[:] = [self.watch, *(c for c in callbacks if not isinstance(c, Report))]
+        return trainer
+
+    def _fit(self, what: dict[str, Any], ckpt_path: Path | None) -> None:
+        self.trainer.fit(**what, ckpt_path=ckpt_path)
+        for logger in self.trainer.loggers:
+            if isinstance(logger, Wandb):
+                logger.finish()
 
 
 class Worker:
@@ -54,24 +111,22 @@ class Worker:
             raise ValueError("search needs a file: give --config configs/search/NAME.yaml")
         self.space = Space(Path(own["config"]), [flag for flag in flags if flag[0] not in own])
         sweep, trainer = self.space.sweep, self.space.tree["trainer"]
-        root, name = (
-            Path(trainer["default_root_dir"], "search"),
-            own.get("run", self.space.path.stem),
-        )
+        root = Path(trainer["default_root_dir"], "search")
+        name = own.get("run", self.space.path.stem)
         if Path(name).name != name:
             raise ValueError(f"--run {name!r} is not the name of a folder below {root}/")
         self.argv, self.started, self.one = argv, started, own.get("one")
         self.parent = os.getppid() if is_child else 0
         self.deadline = started + 60 * (sweep.minutes or math.inf)
-        self.devices = trainer.get("devices") if isinstance(trainer.get("devices"), int) else 1
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        most = (torch.cuda.device_count() or cores) // self.devices
+        threads = self.space.tree["callbacks"]["threads"]
+        self.threads = threads.args.get("num", 1) if threads else 1
+        self.devices = trainer["devices"] if isinstance(trainer["devices"], int) else 1
+        self.num_gpus = torch.cuda.device_count() * (trainer.get("accelerator") != "cpu")
+        most = (self.num_gpus or num_cores() // self.threads) // max(self.devices, 1)
         self.num_workers = sweep.workers or max(most, 1)
-        self.threads = max(cores // (self.num_workers * self.devices), 1)
         self.folder = root / name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.study = Study(self.space, name, sweep.storage or str(self.folder / "study.journal"))
-        os.environ.setdefault("WANDB_RUN_GROUP", name)
 
     def stop(self, trials: list[FrozenTrial]) -> str:
         """Why no other trial is begun; empty if one is."""
@@ -100,8 +155,8 @@ class Worker:
                 self._try(trial)
             except UpdateFinishedTrialError:
                 pass  # this process was away for so long that another has taken it over
-            except (Stopped, KeyboardInterrupt, SystemExit) as error:
-                self.study.give_up(trial.number, "lost")
+            except (KeyboardInterrupt, SystemExit) as error:
+                self.study.give_up(trial.number, "paused")
                 if not isinstance(error, Stopped):
                     raise KeyboardInterrupt from None
             finally:
@@ -114,10 +169,10 @@ class Worker:
 
     def _try(self, trial: Trial) -> None:
         """Trains one trial, with each seed, and tells what came of it."""
-        start, said, number = time.time(), io.StringIO(), trial.number
+        said, number = io.StringIO(), trial.number
         trial.set_user_attr("chosen", self.space.suggest(trial))
         attrs, state, note = trial.user_attrs, TrialState.COMPLETE, ""
-        values = [*attrs.get("values", [])]
+        values = attrs.get("values", [])
         try:
             if attrs["deaths"] >= MOST_DEATHS:
                 raise MemoryError(f"its worker was killed {MOST_DEATHS} times")
@@ -125,24 +180,23 @@ class Worker:
                 with redirect_stdout(said), redirect_stderr(said):
                     values.append(self._train(number, seed))
                 trial.set_user_attr("values", values)
-        except TrialPruned:
-            state = TrialState.PRUNED
-        except FloatingPointError as error:  # it diverged: a result, too
+        except (TrialPruned, FloatingPointError) as error:  # one that diverges is a result, too
             state, note = TrialState.PRUNED, str(error)
-        except (Stopped, UpdateFinishedTrialError):
+        except UpdateFinishedTrialError:
             raise
         except Exception as error:
             state, note = TrialState.FAIL, explain(error)[0]
             path = self.trial_folder(number, 0) / "error.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(said.getvalue() + traceback.format_exc(), encoding="utf-8")
-        for seed in range(self.space.sweep.seeds):
-            for old in self.trial_folder(number, seed).glob("checkpoints/last*"):
-                old.unlink()
         trial.set_user_attr("note", note)
-        trial.set_user_attr("seconds", attrs.get("seconds", 0) + time.time() - start)
-        self.study.study.tell(trial, fmean(values) if state == TrialState.COMPLETE else None, state)
-        print(self.study.line(number), flush=True)
+        mean = fmean(values) if state == TrialState.COMPLETE else None
+        told = self.study.study.tell(trial, mean, state)
+        for seed in range(self.space.sweep.seeds):
+            for old in self.trial_folder(number, seed).glob("checkpoints/*"):
+                if old.name != "best.ckpt":
+                    old.unlink()
+        print(self.study.line(told), flush=True)
         save(self.study, self.folder)
 
     def trial_folder(self, number: int, seed: int) -> Path:
@@ -157,44 +211,44 @@ class Worker:
             Stopped: Another is to go on with it.
         """
         chosen = self.study.get(number).user_attrs["chosen"]
-        if self.space.config(chosen).checked()["trainer"].get("devices") in (None, 1, "1", "auto"):
+        if self.space.config(chosen).checked()["trainer"]["devices"] == 1:
             self.fit(number, seed)
         else:
             words = [sys.executable, "-m", "src", "search", *self.argv, "--one", f"{number}.{seed}"]
-            own = subprocess.Popen(words, stdout=PIPE, stderr=STDOUT, text=True)
-            try:
-                said, _ = own.communicate()
-            finally:
-                own.terminate()
+            left_s = max(self.deadline - time.time(), 1)
+            words += ["--minutes", str(left_s / 60)] * bool(self.space.sweep.minutes)
+            with Popen(words, stdout=PIPE, stderr=STDOUT, text=True) as own:
+                try:
+                    said, _ = own.communicate()
+                finally:
+                    own.terminate()
+            if own.returncode == INTERRUPTED:
+                raise KeyboardInterrupt
             if own.returncode:
-                raise RuntimeError(said.rstrip().rpartition("\n")[2].removeprefix("error: "))
+                print(said)
+                kind = FloatingPointError if own.returncode == BAD_NUMBERS else ValueError
+                raise kind(said.rstrip().rpartition("\n")[2].removeprefix("error: "))
         value, answer = self.study.get(number).user_attrs["outcome"]
         if answer:
-            raise {"pruned": TrialPruned, "stopped": Stopped}[answer]
+            raise TrialPruned if answer == "pruned" else Stopped
         return float(value)
 
     def fit(self, number: int, seed: int) -> None:
         """Trains in this process; notes the best value, and why it stopped early, if it did."""
         tree = self.space.config(self.study.get(number).user_attrs["chosen"]).checked()
         tree["seed_everything"] += seed
-        threads = {"class_path": "src.callbacks.Threads", "init_args": {"num": self.threads}}
-        tree["callbacks"].setdefault("threads", threads)
 
         def report(epoch: int, value: float, is_last: bool) -> str:
-            if seed == 0 and self.study.is_pruned(number, epoch, value) and not is_last:
-                return "pruned"
-            return "stopped" if self.is_over() else ""
+            is_pruned = seed == 0 and self.study.is_pruned(number, epoch, value)
+            return "" if is_last else "pruned" if is_pruned else "stopped" * self.is_over()
 
         folder = self.trial_folder(number, seed)
-        last, checkpoint = folder / "checkpoints" / "last.ckpt", {}
-        try:
+        last, checkpoint = folder / "checkpoints" / "last.ckpt", dict[str, Any]()
+        with suppress(ValueError, FileNotFoundError):  # else it begins anew, in the same folder
             checkpoint = run_folder.read_checkpoint(last)
-        except (ValueError, FileNotFoundError):
-            if run_folder.RUN_DIR not in os.environ:  # not another rank's
-                shutil.rmtree(folder, ignore_errors=True)
         path = last if checkpoint else None
         TrialCLI.watch = Watch(self.space.metric, report)
-        with run_folder.opened(folder.parent, folder.name, "", path), quiet():
+        with run_folder.opened(folder.parent, folder.name, "", path, resumes=True), quiet():
             cli = TrialCLI("fit", tree, folder, checkpoint)
             cli.execute(path)
         if cli.trainer.is_global_zero:
@@ -202,5 +256,13 @@ class Worker:
             best = None if score is None else score.item()  # pruned before it was saved
             self.study.set(number, "outcome", [best, cli.watch.answer])
             size = sum(p.numel() for p in cli.model.parameters())
-            about = {"data": fingerprint(folder), "host": HOST, "num_weights": size}
-            self.study.set(number, "about", about)
+            self.study.set(number, "about", {"data": fingerprint(folder), "num_weights": size})
+
+
+def num_cores() -> int:
+    """How many cores of this machine, or of its container, this process may use."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # there is no such file, or it says `max`
+        quota, period = map(int, LIMIT.read_text("utf-8").split())
+        cores = min(cores, max(quota // period, 1))
+    return cores
