@@ -210,8 +210,7 @@ def test_two_processes_end_together_and_go_on_with_the_same_bits(tmp_path):
     assert done.returncode == 0, done.stderr
     done = run("killed", KILLED="1", SIGNAL="9")
     assert done.returncode == 1
-    line = "error: another process of this run has ended or hangs: see what it said; --resume auto"
-    assert line in done.stderr
+    assert "error: another process of this run has ended or hangs: see what it said" in done.stderr
     told = run("told", KILLED="0", SIGNAL="15")
     last = tmp_path / "runs" / "told" / "checkpoints" / "last.ckpt"
     assert (told.returncode, told.stderr.splitlines()[-1]) == (
