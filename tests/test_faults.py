@@ -205,7 +205,7 @@ class Hidden(BadSteps):
         self._waits = False
 
 
-@pytest.mark.parametrize("bad", [{3, 7}, range(7, 99)])
+@pytest.mark.parametrize("bad", [{3, 7, 16}, range(7, 99)])
 def test_where_the_host_hears_later_nothing_of_a_bad_step_is_left(bad, go, monkeypatch, tmp_path):
     """Neither in batch norm nor in the averages, at any save."""
     monkeypatch.setattr("src.cli.BadSteps", Hidden)
@@ -229,14 +229,17 @@ def test_where_the_host_hears_later_nothing_of_a_bad_step_is_left(bad, go, monke
     monkeypatch.setattr("src.durable.DurableIO.save_checkpoint", save)
     monkeypatch.setattr("src.durable.DurableIO.copy", lambda *_: None)
     fused = "--model.optimizer.fused true --model.net.norm batch --callbacks.ema EMA"
+    fused += " --data.batch_size 64"  # 20 steps an epoch
     said = go(f"{FIT} {fused} --trainer.max_epochs 2")
     assert all(saved), said.err
-    assert len(saved) >= 9, said.err
+    assert len(saved) >= 15, said.err
     lines = said.err.splitlines()
-    first = [f"warning: step {n} is skipped: its loss or gradients are not finite" for n in bad][:3]
+    first = [
+        f"warning: step {n} is skipped: its loss or gradients are not finite" for n in sorted(bad)
+    ][:3]
     assert lines[: len(first)] == first
-    if bad == {3, 7}:
-        assert (said.code, len(lines)) == (0, 2)
+    if len(bad) == 3:
+        assert (said.code, len(lines)) == (0, 3), said.err
     else:
         assert said.code == 76
         assert lines[3].startswith("error: steps 7 to 10 were skipped: ")

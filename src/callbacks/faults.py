@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
 
 from src.callbacks.checkpoint import Checkpoint, own_share
 
@@ -94,7 +93,8 @@ class BadSteps(Callback):
         self._parameters = [p for p in pl_module.parameters() if p.requires_grad]
         self._buffers = [b for b in pl_module.net.buffers() if b.is_floating_point()]
         device = pl_module.device
-        self._all_kept = torch.cat([torch.zeros(0, device=device), *map(flat, self._buffers)])
+        none = torch.zeros(0, device=device)
+        self._all_kept = torch.cat([none, *map(torch.flatten, self._buffers)])
         parts = torch.split(self._all_kept, [b.numel() for b in self._buffers])
         self._kept = [part.view_as(b) for part, b in zip(parts, self._buffers, strict=True)]
         self._flags = torch.zeros(LOOK_EVERY_N_STEPS, device=device)
@@ -103,8 +103,7 @@ class BadSteps(Callback):
         self._shares = trainer.strategy.restore_checkpoint_after_setup  # each rank has some weights
         self._is_alone = trainer.world_size == 1
         [optimizer] = trainer.optimizers
-        fused = device.type != "cpu" and optimizer.defaults.get("fused")
-        self._waits = self._shares or not fused
+        self._waits = self._shares or device.type == "cpu" or not optimizer.defaults.get("fused")
         self._off = getattr(trainer.precision_plugin, "scaler", None) is not None  # skips them
 
     def between_steps(self, trainer: Any, pl_module: Any) -> None:
@@ -121,7 +120,7 @@ class BadSteps(Callback):
         if not self._waits:
             optimizer.found_inf = flag
             if self._buffers:  # all at once, and here: an average may take them next
-                now = torch.cat([*map(flat, self._buffers)])
+                now = torch.cat([*map(torch.flatten, self._buffers)])
                 torch.where(flag > 0, self._all_kept, now, out=self._all_kept)
                 torch._foreach_copy_(self._buffers, self._kept)
             self._unheard.append((trainer.global_step + 1, trainer._results.batch.row))
@@ -148,7 +147,8 @@ class BadSteps(Callback):
         """Hears of the steps since the last look."""
         if steps := self._unheard:
             self._unheard, flags = [], self._flags.tolist()
-            self._flags.zero_()
+            self._flags = torch.zeros_like(self._flags)  # others: an optimizer may yet read these
+            self._slots = self._flags.unbind()
             for (step, rows), flag in zip(steps, flags, strict=False):
                 if flag:
                     self._count(pl_module, step, rows)
@@ -178,11 +178,6 @@ class BadSteps(Callback):
             f"rows of the last: {shown}; parameters: {', '.join(names[:4]) or 'not known'}; lower "
             "`model.optimizer.lr`, or look for infinite values in the rows"
         )
-
-
-def flat(value: Tensor) -> Tensor:
-    """The same numbers in one axis."""
-    return value.detach().flatten()
 
 
 @rank_zero_only
