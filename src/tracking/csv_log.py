@@ -19,7 +19,7 @@ class MetricsCsv(Logger):
 
     What is logged for one step in several calls shares a row. Only a new column writes the file
     anew. A run that goes on drops the rows after its checkpoint, which it logs again. While the
-    file can't be written, say on a full disk, the rows wait in memory.
+    file can't be written, say on a full disk, the rows wait in memory and in the checkpoint.
     """
 
     name = version = ""
