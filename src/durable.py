@@ -75,11 +75,7 @@ def put(part: Path, path: Path, keep: bool) -> None:
         share(path, kept)
         kept.replace(previous(path))
     part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the names, too, reach the disk
-    finally:
-        os.close(folder)
+    sync(path.parent)  # the names, too, reach the disk
 
 
 def share(path: Path, other: Path) -> None:
@@ -99,6 +95,15 @@ def write(path: Path, *parts: bytes | memoryview) -> None:
         os.fsync(file.fileno())
 
 
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
 def sweep(folder: Path) -> None:
     """Removes what saves that were cut short have left."""
     for file in folder.glob(".*.ckpt.*"):
@@ -116,6 +121,7 @@ class DurableIO(CheckpointIO):
         self.failure: OSError | None = None
         self._thread = ThreadPoolExecutor(1)
         self._saving: Future[None] | None = None
+        self.log: Path | None = None  # whose rows a checkpoint counts
         self._known: set[Path] = set()  # files that were whole when this process last looked
 
     def save_checkpoint(
@@ -138,9 +144,11 @@ class DurableIO(CheckpointIO):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             part.unlink(missing_ok=True)
+            if self.log and self.log.exists():
+                sync(self.log)
             make(part)
             if part.exists():
-                put(part, path, keep=path in self._known or is_whole(path))
+                put(part, path, keep=path.exists() and (path in self._known or is_whole(path)))
                 self._known.add(path)
                 self.failure = None
         except OSError as error:
@@ -159,13 +167,11 @@ class DurableIO(CheckpointIO):
         """Raises an OSError if the newest checkpoint could not be saved."""
         self.wait()
         if self.failure:
-            why = self.failure.strerror
-            raise OSError(f"the newest checkpoint was not saved ({why})")
+            raise OSError(f"the newest checkpoint was not saved ({self.failure.strerror})")
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         self.wait()
-        checkpoint: dict[str, Any] = load(Path(path))
-        return checkpoint
+        return load(Path(path))  # type: ignore[no-any-return]
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)

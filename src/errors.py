@@ -50,6 +50,7 @@ PARTS = {
     "^lightning/pytorch/loggers/": "trainer.logger",
     "^lightning/(fabric|pytorch)/(accelerators|trainer/(connectors|setup))": "trainer",
 }
+NO_MEMORY = re.compile("allocate.* memory|out of memory")
 
 
 def short(text: object, longest: int = 250) -> str:
@@ -108,9 +109,12 @@ def explain(error: BaseException) -> tuple[str, int]:
         return text, BAD_NUMBERS
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}", WRONG_INPUT
-    if isinstance(error, MemoryError) or re.search("allocate.* memory|out of memory", text):
+    if isinstance(error, MemoryError) or NO_MEMORY.search(text):
         less = "lower `data.batch_size` or the sizes of `model.net`"
         return f"not enough memory: {less} ({short(text, 120)})", WRONG_INPUT
+    if name.startswith("Dist") or "gloo/" in text:
+        what = "another process of this run has ended or hangs: see what it said"
+        return f"{what}; --resume auto goes on ({short(text, 120)})", OUR_FAULT
     if "loading state_dict" in text:
         return f"`ckpt_path` does not fit this model: {short(lines[1])}", WRONG_INPUT
     wrong = isinstance(error, (ValueError, OSError)) or name == "MisconfigurationException"

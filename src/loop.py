@@ -21,6 +21,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 
 from src.data.batches import Batches
+from src.errors import NO_MEMORY
 
 TRIED = ("2.6.6",)
 HOOKS = (
@@ -50,7 +51,8 @@ class DirectLoop(_TrainingEpochLoop):
                 if isinstance(loader, Batches):
                     loader.position = self.batch_progress.current.ready
         super().on_run_start(data_fetcher)
-        trainer, model = self.trainer, self.trainer.lightning_module
+        trainer = self.trainer
+        self._model = model = trainer.lightning_module
         plugin = trainer.precision_plugin
         self._direct = (
             version("lightning") in TRIED
@@ -79,7 +81,7 @@ class DirectLoop(_TrainingEpochLoop):
             self.restarting = self.trainer.fit_loop._restarting = False
         if self._accumulated_batches_reached():
             for hook in self._between:
-                hook(self.trainer, self.trainer.lightning_module)
+                hook(self.trainer, self._model)
         if not self._direct:
             super().advance(data_fetcher)
             return
@@ -118,8 +120,7 @@ class DirectLoop(_TrainingEpochLoop):
     def _step(self, batch: Any, index: int) -> dict[str, Any]:
         """One step of the optimizer; what the model gave, the last time that it was asked."""
         trainer, [optimizer] = self.trainer, self.trainer.optimizers
-        model, progress = trainer.lightning_module, self.automatic_optimization.optim_progress
-        counts = progress.optimizer
+        model, counts = self._model, self.automatic_optimization.optim_progress.optimizer
         given: dict[str, Any] = {}
 
         def closure() -> Tensor | None:
@@ -127,7 +128,7 @@ class DirectLoop(_TrainingEpochLoop):
             try:
                 return forward_and_backward()
             except RuntimeError as error:
-                if "memory" not in str(error):
+                if not NO_MEMORY.search(str(error)):
                     raise
                 reason = str(error)
             optimizer.zero_grad()  # here, where nothing of the step is held any more
@@ -171,10 +172,10 @@ class DirectLoop(_TrainingEpochLoop):
             self._batches_that_stepped += 1
 
     def _call(self, name: str, *args: Any) -> None:
+        trainer, model = self.trainer, self._model
         for hook in self._hooks[name]:
-            model = self.trainer.lightning_module
             vars(model)["_current_fx_name"] = name
-            hook(self.trainer, model, *args)
+            hook(trainer, model, *args)
             vars(model)["_current_fx_name"] = None
 
 

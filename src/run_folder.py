@@ -119,13 +119,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         inside = ", ".join(map(str, sorted([*path.glob("*.ckpt"), *path.glob("*/*.ckpt")])))
         raise FileNotFoundError(f"checkpoint {path} is a folder: give {inside or 'a file'}")
     checkpoint: dict[str, Any] = durable.load(path)
-    for key in ("config", "DataModule", "state_dict"):
-        if not isinstance(checkpoint, dict) or not checkpoint.get(key):
-            raise ValueError(f"checkpoint {path} was not written by this project: it has no {key}")
-    if not isinstance(checkpoint["config"], str):
-        raise ValueError(
-            f"checkpoint {path} was not written by this project: its config is no text"
-        )
+    keys = ("config", "DataModule", "state_dict")
+    lacks = [k for k in keys if not isinstance(checkpoint, dict) or not checkpoint.get(k)]
+    if lacks or not isinstance(checkpoint["config"], str):
+        what = f"it has no {lacks[0]}" if lacks else "its config is no text"
+        raise ValueError(f"checkpoint {path} was not written by this project: {what}")
     return checkpoint
 
 
@@ -142,6 +140,7 @@ class RunFolder(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         trainer.strategy.checkpoint_io = self.files
+        self.files.log = Path(trainer.default_root_dir) / "metrics.csv"
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]

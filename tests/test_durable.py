@@ -308,3 +308,31 @@ def test_a_config_that_is_too_large(go, tmp_path):
     said = go(f"fit --config {tmp_path}/c.yaml")
     line = f"error: config {tmp_path}/c.yaml has more than 1,000,000 bytes: that is none\n"
     assert (said.code, said.err) == (2, line)
+
+
+def test_a_file_that_someone_removed_is_saved_again(last):
+    files = DurableIO()
+    for number in (3, 4):
+        save(files, last, number)
+        last.unlink()
+    save(files, last, 5)
+    assert files.failure is None
+    assert load(last)["number"] == 5
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux")
+def test_rows_that_a_checkpoint_counts_are_on_the_disk_before_it(last, monkeypatch):
+    names, fsync = [], os.fsync
+
+    def synced(number):
+        names.append(Path(f"/proc/self/fd/{number}").readlink().name)
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    files = DurableIO()
+    files.log = last.with_name("metrics.csv")
+    save(files, last, 3)
+    files.log.write_text("epoch,step\n")
+    save(files, last, 4)
+    each = [".last.ckpt.part", last.parent.name]
+    assert names == [*each, "metrics.csv", *each]

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from src.callbacks.faults import BadSteps
 from src.models.model import Model
 from src.nets.normalize import Normalize
 from tests.test_resume import rows
@@ -183,3 +184,62 @@ def test_batch_norm_says_that_it_needs_whole_batches(go, monkeypatch):
         "error: not enough memory: lower `data.batch_size` or the sizes of `model.net` (batch norm "
         "needs a batch as a whole, so it can't be halved)\n"
     )
+
+
+def test_an_error_that_only_names_memory_is_not_taken_for_too_little(go, monkeypatch):
+    def fails(module, x):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(nn.Linear, "forward", fails)
+    said = go(FIT)
+    assert said.code == 1
+    assert said.err.count("\n") == 1
+    assert "an illegal memory access" in said.err
+
+
+class Hidden(BadSteps):
+    """As on a GPU with a fused optimizer: the host hears of bad steps at each 16th."""
+
+    def on_train_start(self, trainer, pl_module):
+        super().on_train_start(trainer, pl_module)
+        self._waits = False
+
+
+@pytest.mark.parametrize("bad", [{3, 7, 16}, range(7, 99)])
+def test_where_the_host_hears_later_nothing_of_a_bad_step_is_left(bad, go, monkeypatch, tmp_path):
+    """Neither in batch norm nor in the averages, at any save."""
+    monkeypatch.setattr("src.cli.BadSteps", Hidden)
+    steps, step, saved = [], Model.training_step, []
+
+    def spoiled(self, batch, index):
+        loss = step(self, batch, index)
+        steps.append(1)
+        if len(steps) in bad:
+            for name, buffer in self.net.named_buffers():
+                if name.endswith("running_mean"):
+                    buffer.data += float("inf")
+            loss.register_hook(lambda grad: grad * float("nan"))
+        return loss
+
+    def save(self, checkpoint, path, storage_options=None):
+        states = [checkpoint["state_dict"], checkpoint["current_model_state"]]
+        saved.append(all(value.isfinite().all() for state in states for value in state.values()))
+
+    monkeypatch.setattr(Model, "training_step", spoiled)
+    monkeypatch.setattr("src.durable.DurableIO.save_checkpoint", save)
+    monkeypatch.setattr("src.durable.DurableIO.copy", lambda *_: None)
+    fused = "--model.optimizer.fused true --model.net.norm batch --callbacks.ema EMA"
+    fused += " --data.batch_size 64"  # 20 steps an epoch
+    said = go(f"{FIT} {fused} --trainer.max_epochs 2")
+    assert all(saved), said.err
+    assert len(saved) >= 15, said.err
+    lines = said.err.splitlines()
+    first = [
+        f"warning: step {n} is skipped: its loss or gradients are not finite" for n in sorted(bad)
+    ][:3]
+    assert lines[: len(first)] == first
+    if len(bad) == 3:
+        assert (said.code, len(lines)) == (0, 3), said.err
+    else:
+        assert said.code == 76
+        assert lines[3].startswith("error: steps 7 to 10 were skipped: ")

@@ -80,6 +80,31 @@ def test_csv_of_a_run_that_goes_on_drops_what_will_be_logged_again(metrics_csv):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("left", "rows"),
+    [
+        ("epoch,step,loss\n0,0,1.0\n1,1,2.0\n", ["0,0,1.0", "1,1,2.0", "2,2,3.0"]),
+        ("epoch,step,loss\n0,0,1.0\n1,", ["0,0,1.0", "2,2,3.0"]),
+        ("epoch,step,loss\n", ["2,2,3.0"]),
+        ("", ["2,2,3.0"]),
+        (None, ["2,2,3.0"]),
+    ],
+)
+def test_csv_goes_on_with_what_a_power_loss_or_a_full_disk_left(left, rows, metrics_csv):
+    """The newest rows, which may be in memory alone, are in the checkpoint."""
+    for step in range(3):
+        metrics_csv.log_metrics({"epoch": step, "loss": step + 1.0}, step=step)
+    state, path = metrics_csv.state_dict(), metrics_csv.run_dir / "metrics.csv"
+    metrics_csv.log_metrics({"epoch": 3, "loss": 4.0}, step=3)
+    path.unlink() if left is None else path.write_text(left)
+    for _ in range(2):
+        again = MetricsCsv()
+        again.run_dir = metrics_csv.run_dir
+        again.load_state_dict(state)
+        assert path.read_text().splitlines() == ["epoch,step,loss", *rows]
+        state = again.state_dict()
+
+
 def test_csv_is_added_to_and_not_written_anew(metrics_csv):
     path = metrics_csv.run_dir / "metrics.csv"
     for step in range(4):

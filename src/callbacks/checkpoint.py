@@ -62,16 +62,16 @@ class Checkpoint(ModelCheckpoint):
     def on_validation_end(self, trainer: Any, *_: Any) -> None:
         """What it led to is saved as soon as the step is over."""
         every = self._every_n_epochs
-        if trainer.state.fn == "fit" and every and (trainer.current_epoch + 1) % every == 0:
-            self._is_due = True
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and every:
+            self._is_due |= (trainer.current_epoch + 1) % every == 0
 
     def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
         self.on_validation_end(trainer)
 
     def between_steps(self, trainer: Any, *_: Any) -> None:
         """Saves what is due."""
-        every, step = self.every_n_steps, trainer.global_step
-        if self._is_due or (every and step % every == 0 and step > self._last_global_step_saved):
+        every, saved = self.every_n_steps, self._last_global_step_saved
+        if self._is_due or (every and saved < (step := trainer.global_step) and step % every == 0):
             self.save(trainer)
 
     def on_train_end(self, trainer: Any, *_: Any) -> None:
@@ -122,13 +122,18 @@ class Checkpoint(ModelCheckpoint):
 def check(trainer: Any) -> None:
     """Raises a FloatingPointError if a weight is not finite: such are not saved."""
     weights = [*trainer.lightning_module.named_parameters()]
-    here = (getattr(p, "to_local", p.detach)() for _, p in weights)  # this process's share
-    fine = torch.stack([p.isfinite().all() for p in here]).tolist()
+    fine = torch.stack([own_share(p).isfinite().all() for _, p in weights]).tolist()
     if bad := [name for (name, _), is_fine in zip(weights, fine, strict=True) if not is_fine]:
         raise FloatingPointError(
             f"after step {trainer.global_step} weights are not finite: {', '.join(bad[:4])}; they "
             "are not saved, and the checkpoint before stays: lower `model.optimizer.lr`"
         )
+
+
+def own_share(value: Tensor) -> Tensor:
+    """What this process has of a tensor that several may share."""
+    share: Tensor = getattr(value, "to_local", value.detach)()
+    return share
 
 
 class EarlyStopping(LightningEarlyStopping):

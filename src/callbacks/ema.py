@@ -33,27 +33,21 @@ class EMA(WeightAveraging):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         average: Any = self._average_model
         self._num_averaged = int(average.n_averaged)
-        pairs = [
-            (mean.detach(), value.detach())
-            for mean, value in zip(
-                chain(average.module.parameters(), average.module.buffers()),
-                chain(pl_module.parameters(), pl_module.buffers()),
-                strict=True,
-            )
-        ]
-        averaged = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._means, self._values = [mean for mean, _ in averaged], [value for _, value in averaged]
-        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+        both = (chain(m.parameters(), m.buffers()) for m in (average.module, pl_module))
+        pairs = [(mean.detach(), value.detach()) for mean, value in zip(*both, strict=True)]
+        self._averaged: Any = [*zip(*(p for p in pairs if p[0].is_floating_point()), strict=True)]
+        self._copied: Any = [*zip(*(p for p in pairs if not p[0].is_floating_point()), strict=True)]
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         """All weights at once, where Lightning has the host wait for the GPU at each."""
-        if trainer.global_step == self._latest_update_step:  # gradients are accumulated
+        if (step := trainer.global_step) == self._latest_update_step:  # gradients are accumulated
             return
-        self._latest_update_step = trainer.global_step
+        self._latest_update_step = step
         share = max(9 / (9 + self._num_averaged), 1 - self.decay)
-        torch._foreach_lerp_(self._means, self._values, share)
-        for mean, value in self._copied:
-            mean.copy_(value)
+        means, values = self._averaged
+        torch._foreach_lerp_(means, values, share)
+        if self._copied:
+            torch._foreach_copy_(*self._copied)
         self._num_averaged += 1
         self._average_model.n_averaged += 1  # type: ignore[union-attr]
 

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
-from src.callbacks.checkpoint import Checkpoint
+from src.callbacks.checkpoint import Checkpoint, own_share
 
 SIGNALS = [getattr(signal, name, None) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")]
 MOST_IN_A_ROW = 3  # bad steps
@@ -57,15 +57,15 @@ class Signals(Callback):
         if not self._trains:
             raise KeyboardInterrupt
 
-    def on_train_start(self, *_: Any) -> None:
+    def on_train_start(self, trainer: Any, *_: Any) -> None:
         self._listen()  # Lightning, too, has begun to
-        self._trains = True
+        self._trains, self._is_alone = True, trainer.world_size == 1
 
     def between_steps(self, trainer: Any, *_: Any) -> None:
         """Saves and ends the run, if any process was told to."""
         ends = self._heard
-        if trainer.world_size > 1:
-            agrees = trainer.fit_loop.total_batch_idx % AGREE_EVERY_N_STEPS == 0
+        if not self._is_alone:
+            agrees = trainer.global_step % AGREE_EVERY_N_STEPS == 0
             ends = agrees and trainer.strategy.reduce_boolean_decision(ends, all=False)
         if ends:
             for callback in trainer.callbacks:
@@ -76,8 +76,7 @@ class Signals(Callback):
     def on_train_end(self, *_: Any) -> None:
         self._trains = False
 
-    def on_exception(self, *_: Any) -> None:
-        self._trains = False
+    on_exception = on_train_end  # type: ignore[assignment]
 
 
 class BadSteps(Callback):
@@ -87,94 +86,98 @@ class BadSteps(Callback):
     """
 
     def __init__(self) -> None:
-        self._steps: list[tuple[int, Any]] = []  # that are not looked at yet, with their rows
+        self._bad: list[int] = []  # the newest in a row
+        self._unheard: list[tuple[int, Any]] = []  # steps that are not looked at yet, their rows
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._parameters = [p for p in pl_module.parameters() if p.requires_grad]
         self._buffers = [b for b in pl_module.net.buffers() if b.is_floating_point()]
-        self._kept = [b.clone() for b in self._buffers]
         device = pl_module.device
+        none = torch.zeros(0, device=device)
+        self._all_kept = torch.cat([none, *map(torch.flatten, self._buffers)])
+        parts = torch.split(self._all_kept, [b.numel() for b in self._buffers])
+        self._kept = [part.view_as(b) for part, b in zip(parts, self._buffers, strict=True)]
         self._flags = torch.zeros(LOOK_EVERY_N_STEPS, device=device)
         self._slots = self._flags.unbind()
         self._one = torch.ones(1, device=device)
-        self._names = ["not known"]
-        self._bad: list[int] = []  # the newest in a row
-        [optimizer] = trainer.optimizers
-        self._waits = device.type == "cpu" or not optimizer.defaults.get("fused")
         self._shares = trainer.strategy.restore_checkpoint_after_setup  # each rank has some weights
+        self._is_alone = trainer.world_size == 1
+        [optimizer] = trainer.optimizers
+        self._waits = self._shares or device.type == "cpu" or not optimizer.defaults.get("fused")
         self._off = getattr(trainer.precision_plugin, "scaler", None) is not None  # skips them
 
     def between_steps(self, trainer: Any, pl_module: Any) -> None:
         self._sums = vars(pl_module.sums).copy()
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, index: int) -> None:
-        self._rows = batch.row
-
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         if self._off:
             return
-        flag = self._slots[len(self._steps)]
-        grads = [p.grad for p in self._parameters if p.grad is not None]
+        grads = [grad for p in self._parameters if (grad := p.grad) is not None]
         if self._shares:
-            grads = [grad.to_local() for grad in grads]
+            grads = [own_share(grad) for grad in grads]
+        flag = self._slots[len(self._unheard)]
         torch._amp_foreach_non_finite_check_and_unscale_(grads, flag, self._one)
-        here = (trainer.global_step + 1, self._rows)
         if not self._waits:
             optimizer.found_inf = flag
-            self._steps.append(here)
-            if len(self._steps) == LOOK_EVERY_N_STEPS:
-                self._look()
+            if self._buffers:  # all at once, and here: an average may take them next
+                now = torch.cat([*map(torch.flatten, self._buffers)])
+                torch.where(flag > 0, self._all_kept, now, out=self._all_kept)
+                torch._foreach_copy_(self._buffers, self._kept)
+            self._unheard.append((trainer.global_step + 1, trainer._results.batch.row))
+            if len(self._unheard) == LOOK_EVERY_N_STEPS:
+                self._look(trainer, pl_module)
             return
-        is_bad = bool(flag.item())
+        is_bad = flag.item() > 0
         if self._shares:
             is_bad = trainer.strategy.reduce_boolean_decision(is_bad, all=False)
-        elif trainer.world_size == 1:  # else each has its own loss, but all the same gradients
+        elif self._is_alone:  # else each has its own loss, but all the same gradients
             is_bad = is_bad or not math.isfinite(pl_module.sums.loss.item())
         if is_bad:
+            self._count(pl_module, trainer.global_step + 1, trainer._results.batch.row)
             flag.zero_()
-            self._names = [
-                name
-                for name, p in pl_module.named_parameters()
-                if p.grad is not None and not p.grad.isfinite().all()
-            ]
             optimizer.zero_grad(set_to_none=True)  # so it has nothing to do
             vars(pl_module.sums).update(self._sums)
-        self._count([here], [is_bad])
+        else:
+            self._bad.clear()
+        if self._buffers:
+            pair = (self._buffers, self._kept) if is_bad else (self._kept, self._buffers)
+            torch._foreach_copy_(*pair)
 
-    def on_validation_start(self, *_: Any) -> None:
-        self._look()
-
-    def on_train_epoch_end(self, *_: Any) -> None:
-        self._look()
-
-    def _look(self) -> None:
+    def _look(self, trainer: Any, pl_module: Any) -> None:
         """Hears of the steps since the last look."""
-        if steps := self._steps:
-            self._steps, flags = [], self._flags.tolist()
-            self._flags.zero_()
-            self._count(steps, flags[: len(steps)])
+        if steps := self._unheard:
+            self._unheard, flags = [], self._flags.tolist()
+            self._flags = torch.zeros_like(self._flags)  # others: an optimizer may yet read these
+            self._slots = self._flags.unbind()
+            for (step, rows), flag in zip(steps, flags, strict=False):
+                if flag:
+                    self._count(pl_module, step, rows)
+                else:
+                    self._bad.clear()
 
-    def _count(self, steps: list[tuple[int, Any]], flags: list[Any]) -> None:
-        """Counts the bad ones, and takes back what they did to batch norm.
+    on_validation_start = on_train_epoch_end = _look
+
+    def _count(self, pl_module: Any, step: int, rows: Any) -> None:
+        """Counts a bad step.
 
         Raises:
             FloatingPointError: There were too many in a row.
         """
-        if self._buffers:
-            pair = (self._buffers, self._kept) if any(flags) else (self._kept, self._buffers)
-            torch._foreach_copy_(*pair)
-        for (step, rows), flag in zip(steps, flags, strict=True):
-            self._bad = [*self._bad, step] if flag else []
-            if len(self._bad) > MOST_IN_A_ROW:
-                first, last = self._bad[0], self._bad[-1]
-                shown = ", ".join(map(str, rows[:8].tolist())) + ", ..." * (len(rows) > 8)
-                raise FloatingPointError(
-                    f"steps {first} to {last} were skipped: their loss or gradients are not finite"
-                    f"; rows of the last: {shown}; parameters: {', '.join(self._names[:4])}; lower "
-                    "`model.optimizer.lr`, or look for infinite values in the rows"
-                )
-            if flag:
-                say(f"step {step} is skipped: its loss or gradients are not finite")
+        self._bad.append(step)
+        if len(self._bad) <= MOST_IN_A_ROW:
+            say(f"step {step} is skipped: its loss or gradients are not finite")
+            return
+        names = [
+            name
+            for name, p in pl_module.named_parameters()
+            if p.grad is not None and not p.grad.isfinite().all()
+        ]
+        shown = ", ".join(map(str, rows[:8].tolist())) + ", ..." * (len(rows) > 8)
+        raise FloatingPointError(
+            f"steps {self._bad[0]} to {step} were skipped: their loss or gradients are not finite; "
+            f"rows of the last: {shown}; parameters: {', '.join(names[:4]) or 'not known'}; lower "
+            "`model.optimizer.lr`, or look for infinite values in the rows"
+        )
 
 
 @rank_zero_only

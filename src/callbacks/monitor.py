@@ -84,7 +84,9 @@ class Monitor(Callback):
         if self._steps % EVERY_N_STEPS == 0:
             whole = getattr(trainer.strategy.model, "clip_grad_norm_", None)  # of FSDP's shards
             grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
-            self._norms.append(whole(math.inf) if whole else torch.nn.utils.get_total_norm(grads))
+            if grads:  # else it is skipped
+                norm = whole(math.inf) if whole else torch.nn.utils.get_total_norm(grads)
+                self._norms.append(norm)
         self._steps += 1
         self._lr = optimizer.param_groups[0]["lr"]  # at the epoch's end it is that of the next
 
@@ -93,7 +95,7 @@ class Monitor(Callback):
         num_seen = pl_module.sums.num_rows * trainer.world_size
         values = {"samples_per_s": num_seen / (self._seconds - self._val_s)}
         if self._norms:
-            values |= {"lr": self._lr, "grad_norm": torch.stack(self._norms).mean()}
+            values |= {"lr": self._lr, "grad_norm": torch.stack(self._norms).nanmean()}
         pl_module.log_dict(values)
         self._bar.close()
 

@@ -11,13 +11,15 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from src.durable import sync
+
 
 class MetricsCsv(Logger):
     """Adds to `metrics.csv` of the run folder: a row a step, on disk as soon as it is logged.
 
     What is logged for one step in several calls shares a row. Only a new column writes the file
     anew. A run that goes on drops the rows after its checkpoint, which it logs again. While the
-    file can't be written, say on a full disk, the rows wait in memory.
+    file can't be written, say on a full disk, the rows wait in memory and in the checkpoint.
     """
 
     name = version = ""
@@ -34,20 +36,23 @@ class MetricsCsv(Logger):
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the run folder has the whole config."""
 
-    def state_dict(self) -> dict[str, int]:
-        return {"num_rows": self._num_rows + len(self._waiting)}
+    def state_dict(self) -> dict[str, Any]:
+        return {"num_rows": self._num_rows, "waiting": [dict(row) for row in self._waiting]}
 
     @rank_zero_only
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Drops the rows after those that there were at `state`."""
         path = self.run_dir / "metrics.csv"
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            self._columns = next(csv.reader(lines), [])
-            self._num_rows = min(len(lines) - 1, state.get("num_rows", 0))
-            self._end = len("\n".join([*lines[: self._num_rows + 1], ""]).encode())
+            lines = path.read_bytes().split(b"\n")[:-1]  # the last was cut short, or is none
+            self._columns = next(csv.reader([line.decode() for line in lines[:1]]), [])
+            self._num_rows = min(max(len(lines) - 1, 0), state.get("num_rows", 0))
+            self._end = sum(len(line) + 1 for line in lines[: self._num_rows + 1])
             with path.open("r+b") as file:
                 file.truncate(self._end)
+        if waiting := state.get("waiting"):
+            self._waiting = waiting[:-1]
+            self.log_metrics(waiting[-1])
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -74,7 +79,9 @@ class MetricsCsv(Logger):
             before = [line_of(columns), *(line + "," * new for line in old)]
             part = path.with_suffix(".part")
             part.write_text("\n".join([*before, *rows, ""]), encoding="utf-8")
+            sync(part)  # a power loss would empty it, had it the name before
             part.replace(path)
+            sync(path.parent)
             self._columns, self._end = columns, len("\n".join([*before, ""]).encode())
         else:
             with path.open("r+b") as file:
