@@ -269,7 +269,7 @@ def save_npz(path, **arrays):
     ({"x": np.zeros((0, 4))}, "", "{tmp}/d.npz: x is float64 (0, 4), not rows of numbers (N, ...)"),
     ({"x": np.zeros(())}, "", "{tmp}/d.npz: x is float64 (), not rows of numbers (N, ...)"),
     ({"x": np.array(["a"] * 60)}, "", "{tmp}/d.npz: x is <U1 (60,), not rows of numbers (N, ...)"),
-    ({"times": np.arange(60)}, "--data.partition KFold", "`data.partition` divides by row or group, not time: change either"),
+    ({"times": np.arange(60)}, "--data.partition KFold", "`data.partition` divides by row or group, not time: leave it out, or take another partition"),
     ({"y": np.zeros(60, int)}, "--data.source.task classification", "{tmp}/d.npz: `y` is `0` in every row: a classification needs two classes or more"),
     ({"y": np.where(np.arange(60) < 59, 0, 1)}, "--data.source.task classification", "class '1' has 1 of the 3 distinct rows it needs: add rows, leave it out, or change `data.partition`"),
     ({"y": np.full(60, np.nan)}, "", "{tmp}/d.npz: `y` has 60 rows that are NaN or infinite, the first at index 0: mend or delete them"),

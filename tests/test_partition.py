@@ -425,13 +425,15 @@ def test_times_that_cannot_be() -> None:
         "`data.partition`"
     )
     assert message(KFold(), rows) == (
-        "`data.partition` divides by row or group, not time: change either"
+        "`data.partition` divides by row or group, not time: leave it out, or take another "
+        "partition"
     )
     rows.times = np.array(["2024-01-01"] * 4 + ["NaT"] * 6, "M8[D]")
     assert message(Stratified(), rows) == ("row 4 has no time: fill it in")
     rows.groups = np.arange(10)
     assert message(Stratified(), rows) == (
-        "`data.partition` divides by row or group or time, not group and time: change either"
+        "`data.partition` divides by row or group or time, not group and time: leave one out, or "
+        "take another partition"
     )
 
 

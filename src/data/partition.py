@@ -109,7 +109,8 @@ class Partition:
         unit = " and ".join(name for name in given if given[name] is not None) or "row"
         if unit not in self.units:
             can = " or ".join(self.units)
-            raise ValueError(f"`data.partition` divides by {can}, not {unit}: change either")
+            out = f"leave {'one' if ' and ' in unit else 'it'} out, or take another partition"
+            raise ValueError(f"`data.partition` divides by {can}, not {unit}: {out}")
         if (values := given.get(unit)) is None:
             return unit, uniform(ids, self.seed)
         if (missing := (values != values) | (values == None)).any():  # noqa: E711
