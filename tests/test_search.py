@@ -800,6 +800,20 @@ def test_what_is_not_compared(go, tmp_path, words, line):
     assert (said.code, said.err) == (2, f"error: {line}\n".replace("{tmp}", str(tmp_path)))
 
 
+def test_a_metric_that_no_run_has(go, tmp_path):
+    (tmp_path / "config.yaml").write_text("trainer: {max_epochs: 3}\n")
+    (tmp_path / "metrics.csv").write_text("epoch,val/acc\n0,0.5\n")
+    assert go("compare", tmp_path, "--metric", "val/acc").code == 0
+    said = go("compare", tmp_path, "--metric", "val/ac")
+    assert (said.code, said.err) == (2, "error: --metric val/ac: no run here has it\n")
+
+
+def test_a_search_whose_trials_all_fail(search):
+    said = search(GRID, "--trials", 2, "--callbacks.checkpoint.monitor", "val/acuracy")
+    assert said.code == 2
+    assert "error: all trials failed, the first by: " in said.err
+
+
 def test_odd_folders_are_left_out_with_a_line(go, tmp_path):
     for name, files in {
         "good": {"metrics.csv": "epoch,val/loss,test/acc\n0,0.5,\n1,nan,\n,,0.9\n"},

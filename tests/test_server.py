@@ -577,7 +577,9 @@ def test_a_new_export_a_signal_and_a_death_lose_no_request(tmp_path):
     ("words", "line"),
     {
         "": "serve: the following arguments are required: --model",
-        "--model src": "src is no whole export: [Errno 2] No such file or directory: 'src/SHA256SUMS'",
+        "--model src": "src is no whole export, src/SHA256SUMS is missing: write one with export",
+        "--model {run}": "{run} is no whole export, {run}/SHA256SUMS is missing: give {run}/export",
+        "--model {x} --port {taken}": "--host 127.0.0.1 --port {taken}: Address already in use",
         "--model {x} --workers 0": "serve: --workers is 1 or more, --port 0 to 65535",
         "--model {x} --port 70000": "serve: --workers is 1 or more, --port 0 to 65535",
         "--model {x} --prot 3": "serve: unrecognized arguments: --prot 3",
@@ -587,13 +589,16 @@ def test_a_new_export_a_signal_and_a_death_lose_no_request(tmp_path):
     }.items(),
 )
 def test_wrong_words(go, tmp_path, words, line):
-    safe = tmp_path / "safe"
+    safe, run = tmp_path / "safe", tmp_path / "run"
     safe.mkdir()
+    (run / "export").mkdir(parents=True)
     (safe / "SHA256SUMS").touch()
-    places = {"{x}": str(export("kind")), "{safe}": str(safe)}
-    for key, value in places.items():
-        words, line = words.replace(key, value), line.replace(key, value)
-    said = go(f"serve {words}")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = str(other.getsockname()[1])
+        places = {"{x}": export("kind"), "{run}": run, "{safe}": safe, "{taken}": taken}
+        for key, value in places.items():
+            words, line = words.replace(key, str(value)), line.replace(key, str(value))
+        said = go(f"serve {words}")
     assert (said.code, said.err) == (2, f"error: {line}\n")
 
 

@@ -50,10 +50,12 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"serve needs {', '.join(missing)}: {needs}")
     verified(args.model)
     family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
-    with (
-        tempfile.TemporaryFile() as counts,
-        socket.create_server((args.host, args.port), family=family, backlog=2048) as listener,
-    ):
+    try:
+        door = socket.create_server((args.host, args.port), family=family, backlog=2048)
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else error
+        raise ValueError(f"--host {args.host} --port {args.port}: {why}") from None
+    with tempfile.TemporaryFile() as counts, door as listener:
         address = listener.getsockname()[0]
         is_local = address.startswith("127.") or address == "::1"
         if not (is_local or os.environ.get(TOKEN) or args.insecure):
@@ -76,6 +78,12 @@ def verified(folder: Path) -> dict[str, bytes]:
             files[name] = (folder / Path(name).name).read_bytes()
             if hashlib.sha256(files[name]).hexdigest() != digest:
                 raise ValueError(f"{folder / name} is not as it was exported: export it again")
+    except FileNotFoundError as error:
+        inside = folder / "export"
+        cure = f": give {inside}" if inside.is_dir() else ": write one with export"
+        raise ValueError(
+            f"{folder} is no whole export, {error.filename} is missing{cure}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{folder} is no whole export: {error}") from error
     if not {"model.onnx", "signature.json"} <= files.keys():

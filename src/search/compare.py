@@ -201,7 +201,10 @@ def compare(argv: list[str]) -> None:
     flags = dict(zip(argv[num::2], argv[num + 1 :: 2], strict=False))
     if not num or {*argv[num::2]} - {"--metric", "--csv"} or len(argv[num:]) % 2:
         raise ValueError("compare takes runs/NAME ... [--metric NAME] [--csv FILE]")
-    found = [row for word in argv[:num] for row in read(Path(word), flags.get("--metric", ""))]
+    asked = flags.get("--metric", "")
+    found = [row for word in argv[:num] for row in read(Path(word), asked)]
+    if asked and not any(row.values for row in found if row.metric == asked):
+        raise ValueError(f"--metric {asked}: no run here has it")
     rows = sorted(over_seeds(found), key=lambda row: row.order)
     for i, ((data, metric), group) in enumerate(groupby(rows, lambda row: row.order[:2])):
         print(f"{chr(10) * (i > 0)}{metric}, data {data}\n{table([*group], len(rows))}")

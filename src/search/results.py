@@ -60,8 +60,14 @@ def replace(path: Path, text: str) -> None:
 
 
 def test_best(study: Study, folder: Path) -> None:
-    """Tests the best trial's checkpoint, once, and prints what it reaches."""
+    """Tests the best trial's checkpoint, once, and prints what it reaches.
+
+    Raises:
+        ValueError: All trials failed.
+    """
     best = min(study.trials(), key=study.order, default=None)
+    if best is not None and best.state == TrialState.FAIL:
+        raise ValueError(f"all trials failed, the first by: {best.user_attrs['note']}")
     if best is None or best.state != TrialState.COMPLETE:
         print("no trial was trained to its end")
         return
