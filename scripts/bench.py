@@ -15,7 +15,7 @@ import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
@@ -30,6 +30,8 @@ import_lightning()
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from lightning.fabric.plugins import TorchCheckpointIO  # noqa: E402
+from lightning.pytorch import Callback  # noqa: E402
 from torchmetrics.functional.classification import (  # noqa: E402
     multiclass_auroc,
     multiclass_f1_score,
@@ -37,11 +39,15 @@ from torchmetrics.functional.classification import (  # noqa: E402
 
 from scripts import bare, usual  # noqa: E402
 from src.callbacks import Report  # noqa: E402
+from src.callbacks.faults import BadSteps  # noqa: E402
+from src.callbacks.resume import Resume  # noqa: E402
 from src.cli import run  # noqa: E402
 from src.data.module import DataModule  # noqa: E402
 from src.data.partition import Stratified  # noqa: E402
 from src.data.rows import Rows, Signature  # noqa: E402
 from src.data.statistics import fit as measure  # noqa: E402
+from src.durable import DurableIO  # noqa: E402
+from src.run_folder import RunFolder  # noqa: E402
 
 MLP = "{MLP: {hidden_dims: [64, 128, 64], norm: batch}}"
 CONVNET = "{ConvNet: {widths: [32, 64], strides: [1, 2], stem_width: 32}}"
@@ -445,9 +451,52 @@ def growth(bench: Bench) -> list[Row]:
     return [*rows, Row("slope", float(slope), "", None, "1.00 ± 0.03")]
 
 
+def saving(bench: Bench) -> list[Row]:
+    """What it costs that nothing is lost: digits_mlp with a save each epoch, and a large save."""
+    flags = ["--config", "configs/digits_mlp.yaml", *CSV, "--trainer.default_root_dir"]
+    flags += [str(bench.folder / "runs"), "--trainer.max_epochs", "3" if bench.short else "30"]
+    watched = fit(flags)
+
+    inexact = [patch.object(RunFolder, "setup"), patch.object(Resume, "on_save_checkpoint")]
+    hook = "on_before_optimizer_step"
+    unwatched = patch.object(BadSteps, hook, getattr(Callback, hook))
+
+    def without(patches: list[Any]) -> Callable[[bare.Clock], None]:
+        def program(clock: bare.Clock) -> None:
+            with ExitStack() as stack:
+                for each in patches:
+                    stack.enter_context(each)
+                watched(clock)
+
+        return program
+
+    clocked = bench.clocked({
+        "saved as Lightning does, no random states": without(inexact),
+        "as it is": watched,
+        "as it is, no look at numbers": without([unwatched]),
+    })  # fmt: skip
+    runs = {f"digits_mlp, {name}": 1e3 * times.sum() for name, times in clocked.items()}
+    state = {"weights": torch.randn(10**5 if bench.short else 50 * 10**6)}
+    files, lightning = DurableIO(), TorchCheckpointIO()
+
+    def durable() -> None:
+        files.save_checkpoint(state, bench.folder / "durable.ckpt")
+        files.wait()
+
+    saves = bench.least({
+        "200 MB, Lightning": lambda: lightning.save_checkpoint(state, bench.folder / "plain.ckpt"),
+        "200 MB, durable": durable,
+    })  # fmt: skip
+    saves = {name: 1e3 * value for name, value in saves.items()}
+    return [
+        *compared(runs, next(iter(runs)), "ms", **{"digits_mlp, as it is": "≤ 1.02"}),
+        *compared(saves, "200 MB, Lightning", "ms", **{"200 MB, durable": "≤ 1.3"}),
+    ]
+
+
 PARTS = (
     *(step, watching, epoch, evaluation, start, statistics),
-    *(partition, convnet, memory, together, growth),
+    *(partition, convnet, memory, together, saving, growth),
 )
 
 

@@ -139,7 +139,8 @@ def fingerprint(folder: Path) -> str:
     """Which rows a run has seen, and how they were split."""
     path = folder / "partition.json"
     report = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return f"{report.get('fingerprint', 'unknown')[:8]}, {report.get('key', '')}"
+    key = report.get("key", "").rpartition(", (")[0]  # without the names of the targets
+    return f"{report.get('fingerprint', 'unknown')[:8]}, {key}"
 
 
 def over_seeds(rows: list[Row]) -> list[Row]:
