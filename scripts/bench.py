@@ -13,7 +13,7 @@ import platform
 import subprocess
 import sys
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -511,28 +511,40 @@ def table(part: str, rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measures the parts that are asked for."""
-    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
-    parts = {part.__name__: part for part in PARTS}
+def asked(parser: ArgumentParser, parts: dict[str, Callable]) -> Namespace:
+    """What was typed, all parts if none was named."""
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}")
-    parser.add_argument("--short", action="store_true", help="everything small, done once")
     parser.add_argument("--json", type=Path, help="file for the results")
-    parser.add_argument("--plot", type=Path, help="PNG file for the steps")
     given = parser.parse_args()
     if unknown := set(given.parts) - parts.keys():
         parser.error(f"no part {min(unknown)!r}; there are: {', '.join(parts)}")
-    os.environ["WANDB_MODE"] = "offline"
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    given.parts = {name: parts[name] for name in given.parts or parts}
+    return given
+
+
+def measured(given: Namespace, kind: type[Bench], machine: str) -> dict[str, Any]:
+    """Measures the parts that are asked for, and prints and keeps what each has found."""
     found: dict[str, Any] = {"machine": machine, "torch": torch.__version__}
-    print(f"{machine}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for name in given.parts or parts:
+    for name, part in given.parts.items():
         with TemporaryDirectory() as folder:
-            rows = parts[name](Bench(Path(folder), given.short))
-        print(f"\n{table((parts[name].__doc__ or '').rstrip('.'), rows)}", flush=True)
+            rows = part(kind(Path(folder), given.short))
+        print(f"\n{table((part.__doc__ or '').rstrip('.'), rows)}", flush=True)
         found[name] = [row._asdict() for row in rows]
         if given.json:
             given.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return found
+
+
+def main() -> None:
+    """Measures on the CPU."""
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("--short", action="store_true", help="everything small, done once")
+    parser.add_argument("--plot", type=Path, help="PNG file for the steps")
+    given = asked(parser, {part.__name__: part for part in PARTS})
+    os.environ["WANDB_MODE"] = "offline"
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    print(f"{machine}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    found = measured(given, Bench, machine)
     if given.plot and "step" in found:
         plot([Row(**row) for row in found["step"]], given.plot)
 

@@ -7,17 +7,14 @@ python -m scripts.bench_gpu --short                      # small, on a CPU: to s
 
 from __future__ import annotations
 
-import json
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from scripts import bare, usual
-from scripts.bench import CSV, MLP, Bench, Row, compared, fit, quietly, table
+from scripts.bench import CSV, MLP, Bench, Row, asked, compared, fit, measured, quietly
 
 import torch  # isort: skip  # after scripts.bench, which imports Lightning quickly
 
@@ -117,27 +114,15 @@ PARTS = (resnet, mlp, recipe)
 
 
 def main() -> None:
-    """Measures the parts that are asked for."""
+    """Measures on a GPU."""
     parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
-    parts = {part.__name__: part for part in PARTS}
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}")
     parser.add_argument("--short", action="store_true", help="everything small, on a CPU")
-    parser.add_argument("--json", type=Path, help="file for the results")
-    given = parser.parse_args()
-    if unknown := set(given.parts) - parts.keys():
-        parser.error(f"no part {min(unknown)!r}; there are: {', '.join(parts)}")
+    given = asked(parser, {part.__name__: part for part in PARTS})
     if not (given.short or torch.cuda.is_available()):
         parser.error("there is no GPU; --short runs it on a CPU")
     machine = "CPU" if given.short else torch.cuda.get_device_name()
-    found: dict[str, Any] = {"machine": machine, "torch": torch.__version__}
     print(f"{machine}, torch {torch.__version__}")
-    for name in given.parts or parts:
-        with TemporaryDirectory() as folder:
-            rows = parts[name](Gpu(Path(folder), given.short))
-        print(f"\n{table((parts[name].__doc__ or '').rstrip('.'), rows)}", flush=True)
-        found[name] = [row._asdict() for row in rows]
-        if given.json:
-            given.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    measured(given, Gpu, machine)
 
 
 if __name__ == "__main__":

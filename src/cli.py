@@ -91,7 +91,7 @@ class CLI(LightningCLI):
         own += [Monitor(shown), Report()]
         config["enable_progress_bar"] = False  # Lightning's
         named = filter(None, self.config_init["callbacks"].values())
-        config["callbacks"] = [*own, *named, *(config["callbacks"] or [])]
+        config["callbacks"] = [*own, *named]
         config["default_root_dir"] = str(self.folder)
         if not any(isinstance(c, ModelCheckpoint) for c in config["callbacks"]):
             config["enable_checkpointing"] = False  # or Lightning adds one of its own

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from scripts import bare, bench
+from scripts import bare, bench, bench_gpu
 from tests.conftest import ROOT
 
 
@@ -33,3 +33,17 @@ def test_the_loops_that_it_compares_are_the_same_training():
         program(x, y, net, iter, 2)
         trained.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
     assert torch.equal(*trained)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_is_for_a_gpu_runs_small_on_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "gpu.json"
+    monkeypatch.setattr(sys, "argv", ["bench_gpu", "recipe", "--short", "--json", str(path)])
+    bench_gpu.main()
+    step, _, rate, _ = json.loads(path.read_text())["recipe"]
+    assert rate["value"] == pytest.approx(16 * 1e6 / step["value"])
+
+
+def test_the_nets_that_it_compares_are_of_one_size():
+    assert sum(p.numel() for p in bare.resnet().parameters()) == 11_173_962  # cifar10_resnet18
