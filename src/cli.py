@@ -160,12 +160,15 @@ class CLI(LightningCLI):
         trainer = self.trainer
         if trainer.is_global_zero and self.checkpoint.get("global_step") == trainer.global_step:
             print(f"{self.folder} is finished: there is nothing left to train")
-        best = Path(getattr(trainer.checkpoint_callback, "best_model_path", None) or "none")
-        there = best.is_file() or previous(best).is_file()  # no disk may have taken it
-        trainer.test(**what, ckpt_path=best if there else None, verbose=False)
-        for logger in self.trainer.loggers:
+        self._test_best(what)
+        for logger in trainer.loggers:
             if isinstance(logger, Wandb):
                 logger.finish()
+
+    def _test_best(self, what: dict[str, Any]) -> None:
+        best = Path(getattr(self.trainer.checkpoint_callback, "best_model_path", None) or "none")
+        there = best.is_file() or previous(best).is_file()  # no disk may have taken it
+        self.trainer.test(**what, ckpt_path=best if there else None, verbose=False)
 
 
 def is_helper(trainer: L.Trainer) -> bool:

@@ -30,7 +30,6 @@ from src.search.compare import fingerprint
 from src.search.results import save
 from src.search.space import Space
 from src.search.study import LEASE_S, Study, name_of
-from src.tracking import Wandb
 
 LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds in how many
 MOST_DEATHS = 20  # of workers with one trial, in one epoch of it; then it has failed
@@ -88,11 +87,8 @@ class TrialCLI(CLI):
         callbacks[:] = [self.watch, *(c for c in callbacks if not isinstance(c, Report))]
         return trainer
 
-    def _fit(self, what: dict[str, Any], ckpt_path: Path | None) -> None:
-        self.trainer.fit(**what, ckpt_path=ckpt_path)
-        for logger in self.trainer.loggers:
-            if isinstance(logger, Wandb):
-                logger.finish()
+    def _test_best(self, what: dict[str, Any]) -> None:
+        """Nothing: no trial sees the test rows."""
 
 
 class Worker:
