@@ -17,8 +17,7 @@ def main(command: str, argv: list[str]) -> None:
     add("--target", metavar="COLUMN", help="of a table, the column to predict")
     add("--out", type=Path, metavar="FILE", help="the config to write [configs/DATA.yaml]")
     add("--run", metavar="NAME", help="name of the run folder [DATA-STAMP]")
-    add("--epochs", type=int, metavar="N", help="epochs of this first run, at most")
-    add("--minutes", type=float, metavar="N", help="minutes of this first run, at most")
+    add("--epochs", type=int, metavar="N", help="epochs of this first run [the config's]")
     add("--look", "--no-train", action="store_true", help="look, write the config, and end")
     args = parser.parse_args(argv)
     from src.startup import import_lightning

@@ -1,28 +1,29 @@
-"""From a file to a first honest result: look, write, train, judge."""
+"""From a file to a first honest result: look, write, train, compare."""
 
-from __future__ import annotations
-
-import math
+import io
 import re
 from argparse import Namespace
-from contextlib import suppress
+from contextlib import redirect_stdout
 from pathlib import Path
 from string import Template
 
-from src import run_folder
-from src.cli import run
-from src.config import Config, load
-from src.data.module import DataModule
-from src.start.judge import judge
+import numpy as np
+
+from src.cli import CLI, merged, quiet
+from src.config import Config
+from src.run_folder import opened, root_of
 from src.start.look import Seen, look
 
-# Up to so many rows: widths of an MLP, its dropout; channels of a ConvNet; epochs.
+# Up to so many rows: widths of an MLP, its dropout; channels of a ConvNet; rows a batch; epochs.
 SIZES = (
-    (1_500, [64], 0.3, [16, 32, 64], 40),
-    (15_000, [128], 0.3, [16, 32, 64], 40),
-    (150_000, [256, 128], 0.2, [32, 64, 128], 20),
-    (math.inf, [512, 256], 0.1, [32, 64, 128], 10),
+    (1_500, [64], 0.3, [16, 32, 64], 16, 40),
+    (15_000, [128], 0.2, [16, 32, 64], 64, 40),
+    (150_000, [256, 128], 0.1, [32, 64, 128], 256, 20),
+    (10**12, [512, 256], 0.1, [32, 64, 128], 1024, 10),
 )
+# What makes a linear model of any net; it takes a greater rate.
+LINEAR = [("model.net", "MLP"), ("model.net.hidden_dims", "[]"), ("model.optimizer.lr", "1e-2")]
+LINEAR += [("model.net.categorical", "onehot"), ("trainer.logger", "[MetricsCsv]")]
 
 
 def start(args: Namespace) -> None:
@@ -32,59 +33,68 @@ def start(args: Namespace) -> None:
         ValueError: The data can't be used, or the config or the run folder is there already.
         FileNotFoundError: The data isn't there.
     """
-    name = re.sub(r"\W+", "_", args.path.resolve().stem)
-    out = args.out or Path("configs", f"{name}.yaml")
+    out = args.out or Path("configs", re.sub(r"\W+", "_", args.path.resolve().stem) + ".yaml")
     fit = f"python -m src fit --config {out}"
     if out.exists():
-        raise ValueError(f"{out} exists: train it by `{fit}`, or give another --out FILE")
+        raise ValueError(f"{out} exists: train it, {fit}, or give another --out FILE")
     seen = look(args.path, args.target)
-    print("\n".join(seen.says))
-    text = written(seen, out)
-    config = Config()
+    print("\n".join(seen[1]), flush=True)
+    config, text = Config(), written(seen, out)
     config.add(text, str(out))
-    data = data_of(config)
-    with run_folder.opened(run_folder.root_of(config.tree), args.run, out.stem, None) as folder:
+    flags = [("trainer.max_epochs", str(args.epochs))] if args.epochs is not None else []
+    flags += [("trainer.logger", "false")] if args.look else []
+    root = root_of(config.tree)
+    with opened(root, args.run, out.stem, None) as folder, quiet():
+        net = CLI("fit", merged(config, [], flags).checked(), folder, {})
+        net.datamodule.setup("fit")  # what it refuses is said before anything is written
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
-        print(f"config: {out}", flush=True)
+        print(f"config: {out}, trained by {fit}", flush=True)
         if args.look:
-            print(f"Next: {fit}")
             return
-        budget = {"max_epochs": args.epochs, "max_time.seconds": round(60 * (args.minutes or 0))}
-        flags = [f"--trainer.{name}={value}" for name, value in budget.items() if value]
-        run("fit", ["--config", str(out), *flags])
-        best = folder / "checkpoints" / "best.ckpt"
-        run("predict", ["--ckpt_path", str(best)])
-        judge(folder / "predictions_test.csv", data, "class_weights" in seen.values)
-    wider = "hidden_dims [256,128]" if "hidden_dims" in text else "widths [64,128,256]"
-    print(f"Next: {fit} --model.net.{wider}")
+        net.execute(None)
+    with opened(root, f"{folder.name}-linear", "", None) as other, quiet():
+        tree = merged(Config(), [str(out)], flags + LINEAR).checked()
+        linear = CLI("fit", tree, other, {})
+        with redirect_stdout(io.StringIO()):
+            linear.execute(None)
+    compare(net, linear)
+    best = folder / "checkpoints" / "best.ckpt"
+    print(f"Next: {fit} --model.net.{'widths' if 'ConvNet' in text else 'hidden_dims'} [128,256]")
     print(f"      python -m src predict --ckpt_path {best} --data.predict_path {args.path}")
     print(f"      python -m src export --ckpt_path {best}")
 
 
 def written(seen: Seen, out: Path) -> str:
-    """The config: the lines of the template that `seen` has values for."""
-    num, shape = len(seen.rows), seen.rows.signature.in_shape
-    _, hidden_dims, dropout, widths, epochs = next(size for size in SIZES if num <= size[0])
-    own = {"weight_decay": 0.1, "hidden_dims": hidden_dims, "dropout": dropout}
-    if len(shape) > 1:
-        own = {"weight_decay": 0.05, "widths": widths, "stem_width": widths[0], "kernel": 3}
-        own |= {"pad": max(1, min(shape[1:]) // 16)} if len(shape) == 3 else {"kernel": 5}
-    batch_size = 2 ** round(math.log2(min(1024, max(16, num / 50))))
-    own |= {"batch_size": batch_size, "max_epochs": epochs, "patience": epochs // 4, "out": out}
-    own |= {"num_rows": f"{num:,}", "why": f"for {num:,} rows"} | seen.values
-    lines = []
-    for line in Path(__file__).with_name("config.yaml").read_text("utf-8").splitlines():
-        with suppress(KeyError):  # there is no such value
-            lines.append(Template(line).substitute(own))
-    return "\n".join(lines) + "\n"
+    """The config: the lines of the template that there are values for."""
+    rows, _, values = seen
+    kind, num = ("vectors", "signals", "images")[rows.x.ndim - 2], f"{len(rows):,}"
+    _, dims, dropout, widths, batch, epochs = next(size for size in SIZES if len(rows) <= size[0])
+    values |= {"out": out, "num": num, kind: num, "batch_size": batch, "epochs": epochs}
+    values |= {"hidden_dims": dims, "dropout": dropout, "widths": widths}
+    text = Path(__file__).with_name("config.yaml").read_text("utf-8")
+    lines = [Template(line) for line in text.splitlines(keepends=True)]
+    known = [line for line in lines if all(map(values.get, line.get_identifiers()))]
+    return "".join(line.substitute(values) for line in known)
 
 
-def data_of(config: Config) -> DataModule:
-    """The rows of a config, split and measured as `fit` does it."""
-    tree = config.checked()["data"]
-    for key in ("source", "partition"):
-        tree[key] = load(tree[key]["class_path"])(**tree[key]["init_args"])
-    data = DataModule(**tree)
-    data.setup("fit")
-    return data
+def compare(net: CLI, linear: CLI) -> None:
+    """Prints how good the net is on the test rows, and what it should be better than."""
+    data, name, weights = net.datamodule, "test/r2", np.ones(1)
+    known, y = (data.y.numpy()[rows] for rows in (data.split.train, data.split.test))
+    preds = [cli.model.results["test"][0].numpy() for cli in (net, linear)]
+    if data.signature.class_names:
+        name, counts = "test/acc", np.bincount(y)
+        if net.model.class_weights == "balanced":
+            name, weights = "balanced accuracy", len(y) / np.count_nonzero(counts) / counts[y]
+        preds = [*[scores.argmax(1) for scores in preds], np.bincount(known).argmax()]
+        scores = [weights * (found == y) for found in preds]  # of each row
+    else:
+        scores = [(1 - (p - y) ** 2 / y.var(0)).mean(1) for p in (*preds, known.mean(0))]
+    print(f"{name} of {len(y):,} test rows, and what the net gains (95 % interval):")
+    print(f"  this net         {scores[0].mean():.4g}")
+    for label, score in zip(("a linear model", "always the same"), scores[1:], strict=True):
+        gain = scores[0] - score
+        low, high = gain.mean() + np.array([-1.96, 1.96]) * gain.std() / len(y) ** 0.5
+        how = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
+        print(f"  {label:<17}{score.mean():<8.4g}{how}: {low:+.3f} to {high:+.3f}")
