@@ -9,6 +9,7 @@ from string import Template
 
 import numpy as np
 
+from src.__main__ import SUBCOMMANDS
 from src.cli import CLI, merged, quiet
 from src.config import Config
 from src.run_folder import opened, root_of
@@ -59,10 +60,12 @@ def start(args: Namespace) -> None:
         with redirect_stdout(io.StringIO()):
             linear.execute(None)
     compare(net, linear)
-    best = folder / "checkpoints" / "best.ckpt"
-    print(f"Next: {fit} --model.net.{'widths' if 'ConvNet' in text else 'hidden_dims'} [128,256]")
-    print(f"      python -m src predict --ckpt_path {best} --data.predict_path {args.path}")
-    print(f"      python -m src export --ckpt_path {best}")
+    best = f"--ckpt_path {folder / 'checkpoints' / 'best.ckpt'}"
+    wider = "widths [64,128,256]" if "ConvNet" in text else "hidden_dims [256,128]"
+    tell = [f"fit --config {out} --model.net.{wider}", f"compare {folder} {other}"]
+    tell += [f"predict {best} --data.predict_path {args.path}", f"export {best}"]
+    there = [f"python -m src {words}" for words in tell if words.split()[0] in SUBCOMMANDS]
+    print("Next: " + "\n      ".join(there))
 
 
 def written(seen: Seen, out: Path) -> str:
@@ -92,9 +95,9 @@ def compare(net: CLI, linear: CLI) -> None:
     else:
         scores = [(1 - (p - y) ** 2 / y.var(0)).mean(1) for p in (*preds, known.mean(0))]
     print(f"{name} of {len(y):,} test rows, and what the net gains (95 % interval):")
-    print(f"  this net         {scores[0].mean():.4g}")
+    print(f"  this net         {scores[0].mean():.3f}")
     for label, score in zip(("a linear model", "always the same"), scores[1:], strict=True):
         gain = scores[0] - score
         low, high = gain.mean() + np.array([-1.96, 1.96]) * gain.std() / len(y) ** 0.5
         how = "better" if low > 0 else "worse" if high < 0 else "no clear difference"
-        print(f"  {label:<17}{score.mean():<8.4g}{how}: {low:+.3f} to {high:+.3f}")
+        print(f"  {label:<17}{score.mean():<8.3f}{how}: {low:+.3f} to {high:+.3f}")

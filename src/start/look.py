@@ -34,7 +34,7 @@ def look(path: Path, target: str | None) -> Seen:
         ValueError: It can't be used, or a table needs a target.
         FileNotFoundError: It isn't there.
     """
-    is_arrays = path.suffix in (".npz", ".npy") or any(path.glob("*.npy"))
+    is_arrays = path.suffix.lower() in (".npz", ".npy") or any(path.glob("*.npy"))
     is_table = not (is_arrays or path.is_dir())
     if target and not is_table:
         raise ValueError(f"--target {target} is for a table, and {path} is none: leave it out")
@@ -45,8 +45,9 @@ def look(path: Path, target: str | None) -> Seen:
     num, codes = len(np.unique(ids)), np.unique(rows.y, axis=0, return_inverse=True)[1]
     if copies := len(rows) - num:
         torn = len(np.unique(np.column_stack([ids, codes]), axis=0)) - num
-        says.append(f"{copies:,} rows are copies of others, {torn:,} with another target")
-        values["duplicates"] = "allow" if values.get("group_by") else "drop"
+        says.append(f"copies of other rows: {copies:,}, {torn:,} of them with another target")
+        are_cases = values.get("group_by") or copies > num  # rows that few values tell apart
+        values["duplicates"] = "allow" if are_cases else "drop"
     values |= {"path": plain(path), "copies": f"{copies:,}"}
     return seen
 
@@ -71,7 +72,7 @@ def table(path: Path, target: str | None) -> Seen:
     leaks = {rows.signature.feature_names[i]: share for i, share in leaking(rows).items()}
     if 0 < len(leaks) < rows.x.shape[1]:
         for name, share in leaks.items():
-            columns[name] = OUT, f"a leak: alone it tells {share:.1%} of {target}"
+            columns[name] = OUT, f"a leak? alone it predicts {target} (R2 {share:.3f})"
         rows = Table(str(path), target, types=types, drop=of(OUT) + group).load()
     below, why = "\n        ", {name: about for name, (_, about) in columns.items()}
     values = {"source": "Table", "target": plain(target), "group_by": "".join(map(plain, group))}
@@ -113,7 +114,7 @@ def look_at_column(cells: Cells, name: str) -> tuple[str, str]:
 def lines_of(columns: Columns) -> list[str]:
     """A line for each column, numeric ones at the end, as far as there is room."""
     names = sorted(columns, key=lambda name: columns[name][0] == "numeric")
-    lines = [f"  {short(n, 30):<20}  {columns[n][0]:<11}  {columns[n][1]}" for n in names[:SHOWN]]
+    lines = [f"  {short(n, 24):<24}  {columns[n][0]:<11}  {columns[n][1]}" for n in names[:SHOWN]]
     return lines + [f"  and {len(names) - SHOWN} more"] * (len(names) > SHOWN)
 
 
@@ -142,7 +143,9 @@ def arrays(path: Path) -> Seen:
     axes = ("features", "channels x length", "channels x height x width")[some.ndim - 2]
     size, same = " x ".join(map(str, some.shape[1:])), int((some == some[0]).all(0).sum())
     says = [f"{path}: {len(rows):,} rows of {size} ({axes}), {some.dtype}"]
-    says.append(f"{(some != some).mean():.1%} of the values are missing, {same} of a row constant")
+    says.append(
+        f"missing: {(some != some).mean():.1%}; alike in all rows: {same} of {some[0].size}"
+    )
     return rows, says, {"source": "Arrays"}
 
 
@@ -153,16 +156,17 @@ def images(path: Path) -> Seen:
 
     found = set()
     for name in Images(str(path)).files():
-        with suppress(Exception), Image.open(path / name) as image:  # `load` says what is broken
+        with suppress(Exception), Image.open(path / name) as image:  # `load` names the broken
             found.add((image.height, image.width, image.mode))
     heights, widths, modes = map(set, zip(*found or {(1, 1, "RGB")}, strict=True))
     channels: Any = "grey" if modes <= {"1", "L", "LA"} else "rgb"
     is_small = len(heights) == len(widths) == 1 and max(heights | widths) <= 96
     resize = None if is_small else min(64, *heights, *widths)
-    rows = Images(str(path), resize, channels).load()
-    stored = f"{min(heights)} to {max(heights)} high, {min(widths)} to {max(widths)} wide"
-    values = {"source": "Images", "stored": stored, "resize": resize, "channels": channels}
-    return rows, [f"{path}: {len(rows):,} {channels} images, {stored}"], values
+    rows = Images(str(path), resize, channels, skip_broken=True).load()
+    sizes = sorted({min(found)[:2], max(found)[:2]})
+    values = {"source": "Images", "resize": resize, "channels": channels, "skip_broken": "true"}
+    values["stored"] = " to ".join(f"{height} x {width}" for height, width in sizes)
+    return rows, [f"{path}: {len(rows):,} {channels} images of {values['stored']} pixels"], values
 
 
 def look_at_target(seen: Seen, what: str) -> None:
