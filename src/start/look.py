@@ -18,11 +18,11 @@ from src.data.sources.images import need_pillow
 from src.errors import short
 
 IDS = re.compile(r"(?i:(^|[\W_])(id|uuid|guid|key|index)$)|[a-z]I[dD]$")
-TARGETS = re.compile(r"(?i)(target|label|class|outcome|y|price|churn|survived|diagnosis|quality)$")
+TARGETS = re.compile(r"(?i)(^|[\W_])(target|label|class|outcome|y|price|churn|survived|quality)$")
 OUT = "left out"
 SHOWN = 15  # columns, classes
 SAMPLE = 5000  # rows that slow questions look at
-LEAK = 0.99  # of the target, told by one column alone
+LEAK = 0.98  # of the target, told by one column alone
 Columns = dict[str, tuple[str, str]]  # by name: its kind, or `OUT`, and more about it
 Seen = tuple[Rows, list[str], dict[str, Any]]  # lines for a person, values for the config.yaml here
 
@@ -188,7 +188,7 @@ def look_at_target(seen: Seen, what: str) -> None:
         return
     counts = np.bincount(y, minlength=len(names))
     order = np.argsort(-counts, kind="stable")
-    shares = [f"{names[i]} {counts[i]:,} ({counts[i] / num:.1%})" for i in order]
+    shares = [f"{short(names[i], 30)} {counts[i]:,} ({counts[i] / num:.1%})" for i in order]
     is_rare = bool(counts[order[-1]] * len(names) < 0.3 * num)
     values |= {"model": "Classifier", "about": f"{len(names)} classes, the rarest {shares[-1]}"}
     values["class_weights"] = "balanced" * is_rare

@@ -1,0 +1,357 @@
+"""Files as people bring them: looked at, a config written for them, trained and compared."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from sklearn.linear_model import Ridge
+
+from src.__main__ import main
+from src.callbacks import Report
+from src.data.module import DataModule
+from src.data.partition import Stratified
+from src.data.sources import Table
+from src.start.look import IDS
+from tests.conftest import Said
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def begin(tmp_path, monkeypatch, capfd):
+    """`begin("data.csv --target price")`, as typed in an empty project."""
+    monkeypatch.setattr(Report, "_write", lambda *_: None)  # pictures take most of the time
+    monkeypatch.chdir(tmp_path)
+
+    def typed(line):
+        capfd.readouterr()
+        code = main(line.split() if line.startswith("fit ") else ["start", *line.split()])
+        return Said(code, *capfd.readouterr())
+
+    return typed
+
+
+def write(path, names, *columns):
+    lines = [",".join(map(str, row)) for row in zip(*columns, strict=True)]
+    Path(path).write_text("\n".join([names, *lines]) + "\n", encoding="utf-8")
+
+
+def churn():
+    """Numbers, texts, gaps and a date; an id, a constant, a leak; copies, one of them torn."""
+    n = 700
+    age, months = RNG.integers(18, 90, n), RNG.exponential(20, n).round(1)
+    plan = RNG.choice(["basic", "plus", "pro"], n)
+    odds = 6 * np.where(plan == "pro", np.sin(age / 12), (months - 14) / 30)
+    gone = np.where(RNG.random(n) < 1 / (1 + np.exp(-odds)), "yes", "no")
+    days = np.datetime64("2021-01-01") + RNG.integers(0, 900, n).astype("timedelta64[D]")
+    columns = [
+        [f"C{i * 7919 % 99991}" for i in range(n)],
+        np.where(RNG.random(n) < 0.05, "", age),
+        np.where(RNG.random(n) < 0.05, "NA", plan),
+        months,
+        days,
+        np.where(gone == "yes", "closed", "open"),
+        ["NL"] * n,
+        gone,
+    ]
+    columns = [[*column, *column[:3]] for column in columns]
+    columns[-1][-1] = {"yes": "no", "no": "yes"}[columns[-1][-1]]
+    write("churn.csv", "customer_id,age,plan,months,signed,account,country,gone", *columns)
+    return "churn.csv --target gone --epochs 20"
+
+
+def fraud():
+    """A class of 2 %, which no line tells apart."""
+    x = RNG.normal(size=(3000, 4)).round(4)
+    score = np.abs(x[:, 0]) + x[:, 1]
+    write("fraud.csv", "a,b,c,d,fraud", *x.T, (score > np.quantile(score, 0.98)).astype(int))
+    return "fraud.csv --target fraud --epochs 12"
+
+
+def houses():
+    """A quantity, skewed; the number of each row."""
+    n = 900
+    size, year, town = RNG.lognormal(4.5, 0.6, n), RNG.integers(1900, 2023, n), RNG.choice(3, n)
+    price = 1000 * size * (1 + 0.5 * (town == 0)) * np.exp(-(((year - 1960) / 40) ** 2) / 2)
+    names = np.array(["Åre", "Oslo", "Rome"])[town]
+    price = np.exp(RNG.normal(0, 0.1, n)) * price
+    write(
+        "houses.csv", "nr,size,year,town,price", range(n), size.round(1), year, names, price.round()
+    )
+    return "houses.csv --target price --epochs 20"
+
+
+def shapes():
+    """Images of a disc or a ring anywhere, brighter or darker than their ground."""
+    image = pytest.importorskip("PIL.Image")
+    y, x = np.mgrid[:24, :24]
+    for i in range(160):
+        far = np.hypot(y - RNG.uniform(8, 16), x - RNG.uniform(8, 16))
+        is_ring = i % 2
+        form = (far < 7) & (far > 4) if is_ring else far < 5
+        pixels = RNG.normal(110, 12, (24, 24)) + form * 70 * RNG.choice([-1, 1])
+        folder = Path("shapes", ("disc", "ring")[is_ring])
+        folder.mkdir(parents=True, exist_ok=True)
+        image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.png")
+    return "shapes --epochs 12"
+
+
+def waves():
+    """Signals of three frequencies in any phase, with a second channel that says nothing."""
+    y, t = np.arange(360) % 3, np.arange(48) / 48
+    phase = RNG.random((360, 1))
+    x = np.sin(2 * np.pi * (np.array([2, 4, 7])[y][:, None] * t + phase))
+    x = np.stack([x, np.zeros_like(x)], 1) + RNG.normal(0, 0.4, (360, 2, 48))
+    np.savez("waves.npz", x=x.astype(np.float32), y=np.array(["low", "mid", "high"])[y])
+    return "waves.npz --epochs 8"
+
+
+@pytest.mark.parametrize(
+    ("make", "says", "config"),
+    [
+        (
+            churn,
+            [
+                r"customer_id +left out +an id or free text: 700 different",
+                r"account +left out +a leak\? alone it predicts gone \(R2 0\.9\d\d\)",
+                r"country +left out +empty or constant: 1 different",
+                r"plan +categorical +3 different, \d+ missing",
+                r"signed +date +2021-01-\d\d to 2023-06-\d\d",
+                r"age +numeric +18 to 89, median \d+, \d+ missing",
+                r"target `gone`: 2 classes, (yes|no) \d+ \(",
+                r"copies of other rows: 3, 1 of them with another target",
+            ],
+            [
+                "- customer_id  # ",
+                "- account  # ",
+                "- country  # ",
+                "duplicates: drop",
+                "# time_by: signed",
+                "MLP:",
+            ],
+        ),
+        (
+            fraud,
+            [r"target `fraud`: 2 classes, 0 2,940 \(98\.0%\), 1 60 \(2\.0%\); one is rare"],
+            ["task: classification", "class_weights: balanced", "MLP:"],
+        ),
+        (
+            houses,
+            [r"nr +left out +an id: it counts the rows", r"target `price`: .* it is skewed"],
+            ["- nr  # ", "Regressor:", "task: regression", "MLP:"],
+        ),
+        (
+            shapes,
+            ["shapes: 160 grey images of 24 x 24 pixels", "2 classes, disc 80"],
+            ["channels: grey", "ConvNet:"],
+        ),
+        (
+            waves,
+            [
+                r"waves\.npz: 360 rows of 2 x 48 \(channels x length\), float32",
+                "3 classes, high 120",
+            ],
+            ["Arrays:", "kernel: 5"],
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_from_a_file_to_a_result_above_the_baselines(begin, make, says, config):
+    line = make()
+    said = begin(f"{line} --run first")
+    assert said.code == 0, said.err
+    assert said.err == ""
+    for pattern in says:
+        assert re.search(pattern, said.out), pattern
+    assert len(said.out.partition("config: ")[0].splitlines()) <= 20
+    name = re.split(r"\W", line)[0]
+    text = Path("configs", f"{name}.yaml").read_text(encoding="utf-8")
+    assert text.startswith(
+        f"# python -m src fit --config configs/{name}.yaml\n# Written by `start`"
+    )
+    assert max(map(len, text.splitlines())) <= 110
+    for part in config:
+        assert part in text, part
+    metric, net, linear, same = result(said.out)
+    assert net[0] > same[0]
+    assert same[1] == "better"
+    assert net[0] >= linear[0] - 0.01
+    assert linear[1] != "worse"
+    report = json.loads(Path("runs/first/partition.json").read_text())
+    counts = report["class_counts"]
+    if metric == "acc":
+        usual = max(counts["train"], key=counts["train"].get)
+        expected = counts["test"][usual] / report["counts"]["test"]
+        assert same[0] == pytest.approx(expected, abs=6e-4)
+    if metric in ("acc", "r2"):
+        assert net[0] == pytest.approx(said.metrics[f"test/{metric}"], abs=6e-4)
+    again = begin(f"fit --config configs/{name}.yaml --run alone --trainer.max_epochs 1")
+    assert again.code == 0, again.err
+    assert json.loads(Path("runs/alone/partition.json").read_text()) == report
+    assert json.loads(Path("runs/first-linear/partition.json").read_text()) == report
+
+
+def result(out):
+    """The metric, and for the net, the linear model and no model their scores and verdicts."""
+    name, below = re.search(
+        r"^(.*) of [\d,]+ test rows, and what the net gains.*\n((?:  .*\n)+)", out, re.M
+    ).groups()
+    lines = [
+        re.match(r"  (?:this net|a linear model|always the same) +(\S+) *([^:]*)", line).groups()
+        for line in below.splitlines()
+    ]
+    return name.removeprefix("test/"), *[(float(score), how) for score, how in lines]
+
+
+def test_a_column_that_was_left_out_comes_back_with_its_line(begin):
+    assert begin(f"{churn()} --look").code == 0
+    path = Path("configs/churn.yaml")
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "- account" not in line), encoding="utf-8")
+    said = begin(f"fit --config {path} --trainer.max_epochs 4")
+    assert said.metrics["test/acc"] > 0.97
+
+
+def test_the_linear_model_is_as_good_as_ridge_regression(begin):
+    assert begin(f"{houses()} --run first --epochs 12").code == 0
+    data = DataModule(Table("houses.csv", "price", drop=["nr"]), Stratified())
+    data.setup("fit")
+    x = (data.rows.x - data.statistics.mean) / data.statistics.std
+    x = np.column_stack([x[:, :2], np.eye(4)[data.rows.x[:, 2].astype(int)]])
+    train, _, test = data.split[:3]
+    expected = Ridge(1.0).fit(x[train], data.rows.y[train]).score(x[test], data.rows.y[test])
+    tested = Path("runs/first-linear/metrics.csv").read_text().splitlines()
+    found = dict(zip(tested[0].split(","), tested[-1].split(","), strict=True))
+    assert float(found["test/r2"]) == pytest.approx(expected, abs=0.03)
+
+
+def test_groups_dates_and_text_among_numbers_of_a_parquet_file(begin):
+    polars, n = pytest.importorskip("polars"), 800
+    patient = RNG.permutation(np.repeat(np.arange(200) + 7000, 4))
+    day = np.datetime64("2020-01-01") + RNG.integers(0, 90, n).astype("timedelta64[D]")
+    lab = ["<1" if v < -1 else f"{v:.0f}" for v in RNG.normal(2, 1, n)]
+    ward, dose = RNG.integers(1, 6, n), RNG.normal(size=n)
+    columns = {"patient_id": patient, "when": day, "wardId": ward, "lab": lab, "dose": dose}
+    state = np.where(dose + patient % 3 + RNG.normal(size=n) > 1, "ill", "well")
+    frame = polars.DataFrame({**columns, "no": [None] * n, "state": state})
+    frame.write_parquet("ward.parquet")
+    said = begin("ward.parquet --target state --epochs 1 --run first")
+    assert said.code == 0, said.err
+    [source] = yaml.safe_load(Path("configs/ward.yaml").read_text())["data"]["source"].values()
+    assert source["types"] == {"wardId": "categorical", "lab": "categorical"}
+    assert source["drop"] == ["no"]
+    assert "      group_by: patient_id  # " in Path("configs/ward.yaml").read_text()
+    key = json.loads(Path("runs/first/partition.json").read_text())["key"]
+    assert key.startswith("groups of patient_id, ")
+    statistics = json.loads(Path("runs/first/statistics.json").read_text())
+    assert len(statistics["mean"]) == 4  # when, wardId, lab, dose
+
+
+def test_images_of_many_sizes_and_one_that_is_none(begin, caplog):
+    image = pytest.importorskip("PIL.Image")
+    for i in range(24):
+        folder = Path("photos", "ab"[i % 2])
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = RNG.integers(0, 120, (100 + i, 130, 3), np.uint8) + np.uint8(100 * (i % 2))
+        image.fromarray(pixels).save(folder / f"{i}.jpg")
+    Path("photos/a/broken.jpg").write_text("none")
+    said = begin("photos --look")
+    assert said.code == 0
+    assert "photos: 24 rgb images of 100 x 130 to 123 x 130 pixels" in said.out
+    assert [line for line in caplog.messages if "broken.jpg" in line] == caplog.messages != []
+    [source] = yaml.safe_load(Path("configs/photos.yaml").read_text())["data"]["source"].values()
+    assert source == {"path": "photos", "resize": 64, "channels": "rgb", "skip_broken": True}
+    assert not Path("runs").exists() or not [*Path("runs").iterdir()]
+
+
+def test_rows_that_few_values_tell_apart_are_kept(begin):
+    a, b = RNG.integers(0, 2, 400), RNG.integers(0, 9, 400)
+    write("few.csv", "a,b,y", np.array(["p", "q"])[a], np.array([*"rstuvwxyz"])[b], a ^ (b == 3))
+    said = begin("few.csv --target y --look")
+    assert re.search(r"copies of other rows: 38\d, 0 of them with another target", said.out)
+    assert "duplicates: allow" in Path("configs/few.yaml").read_text()
+
+
+def test_without_a_target_it_shows_the_columns(begin):
+    churn()
+    said = begin("churn.csv")
+    assert said.code == 2
+    assert "  signed                    date         2021-01-0" in said.out
+    assert said.out.count("\n") == 8
+    assert said.err == (
+        "error: churn.csv: which column is to be predicted? give --target gone, say\n"
+    )
+    assert not Path("configs").exists()
+
+
+def test_nothing_that_is_there_is_written_over(begin):
+    line = fraud()
+    assert begin(f"{line} --look --out mine.yaml").code == 0
+    text = Path("mine.yaml").read_text()
+    assert text.startswith("# python -m src fit --config mine.yaml\n")
+    again = begin(f"{line} --out mine.yaml")
+    assert again.code == 2
+    assert again.err.startswith("error: mine.yaml exists: train it, python -m src fit --config")
+    assert Path("mine.yaml").read_text() == text
+    Path("runs/old").mkdir(parents=True)
+    Path("runs/old/config.yaml").touch()
+    assert begin(f"{line} --run old").err.startswith("error: run folder runs/old exists: ")
+    assert not Path("configs").exists()
+
+
+def table(y, num_rows=60):
+    return "a,y\n" + "".join(f"{i * 37 % 61 + 0.5},{y(i)}\n" for i in range(num_rows))
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "says"),
+    [
+        (None, "--target y", "own.csv: No such file or directory"),
+        ("", "--target y", "own.csv is empty"),
+        ("a,y\n", "--target y", "own.csv has no rows"),
+        (table(lambda i: i % 2), "--target yy", "no column `yy` (--target); did you mean y? there"),
+        (table(lambda i: i % 2), "--traget y", "start: unrecognized arguments: --traget y"),
+        (table(lambda i: "yes"), "--target y", "the target `y` is `yes` in every row"),
+        (table(lambda i: f"t{i}"), "--target y", "target `y` has 60 different values in 60 rows: "),
+        (table(lambda i: 2.5), "--target y", "target `y` has 1 different values in 60 rows: there"),
+        (table(lambda i: i % 2 or ""), "--target y", "line 2: `y` (data.source.target) has no "),
+        (table(lambda i: "abc"[(i > 0) + (i > 20)]), "--target y", "class 'a' has 1 of the 3 "),
+        ("id,y\n" + "".join(f"{i},{i % 2}\n" for i in range(9)), "--target y", "no column to "),
+        ({"x": np.zeros((9, 2))}, "", "own.npz has no `y`; there are: x"),
+        ({"x": np.zeros((9, 2)), "y": np.arange(9)}, "--target y", "--target y is for a table"),
+        (["a/1.png", "b/1.png"], "", "has no image of the class `a` to train on"),
+        (["1.png"], "", "own has 0 folders, not one for each class"),
+    ],
+)  # fmt: skip
+def test_one_line_where_it_can_not_be(begin, content, words, says):
+    name = (
+        "own.npz"
+        if isinstance(content, dict)
+        else "own"
+        if isinstance(content, list)
+        else "own.csv"
+    )
+    if isinstance(content, dict):
+        np.savez(name, **content)
+    elif isinstance(content, list):
+        for file in content:
+            Path(name, file).parent.mkdir(parents=True, exist_ok=True)
+            Path(name, file).write_text("none")
+    elif content is not None:
+        Path(name).write_text(content)
+    said = begin(f"{name} {words}")
+    assert said.code == 2
+    lines = [line for line in said.err.splitlines() if not line.startswith("skipped: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert says in lines[0]
+    assert not Path("configs").exists()
+    assert not Path("runs").exists() or not [*Path("runs").iterdir()]
+
+
+def test_an_id_is_known_by_its_name():
+    assert all(map(IDS.search, ("id", "ID", "customer_id", "customerId", "PassengerID", "row.key")))
+    assert not any(map(IDS.search, ("paid", "width", "valid", "grid", "keyboard", "identity")))
