@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import json
 import os
@@ -14,7 +13,7 @@ from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 OUR_FAULT, WRONG_INPUT, INTERRUPTED, BAD_NUMBERS = 1, 2, 75, 76
 # Options and classes of torch and Lightning that can't do their work here, and what to do instead.
@@ -52,13 +51,6 @@ PARTS = {
     "^lightning/(fabric|pytorch)/(accelerators|trainer/(connectors|setup))": "trainer",
 }
 NO_MEMORY = re.compile("allocate.* memory|out of memory")
-
-
-class Parser(argparse.ArgumentParser):
-    """The options of a command that takes no config; what is wrong with them is one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{self.prog.rpartition(' ')[2]}: {message}")
 
 
 def short(text: object, longest: int = 250) -> str:

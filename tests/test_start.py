@@ -3,21 +3,23 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from sklearn.linear_model import Ridge
+from sklearn.metrics import r2_score
 
 from src.__main__ import main
 from src.callbacks import Report
 from src.data.module import DataModule
 from src.data.partition import Stratified
 from src.data.sources import Table
+from src.start.first import compare
 from src.start.look import IDS
 from tests.conftest import Said
-
-RNG = np.random.default_rng(0)
 
 
 @pytest.fixture
@@ -41,16 +43,17 @@ def write(path, names, *columns):
 
 def churn():
     """Numbers, texts, gaps and a date; an id, a constant, a leak; copies, one of them torn."""
+    rng = np.random.default_rng(0)
     n = 700
-    age, months = RNG.integers(18, 90, n), RNG.exponential(20, n).round(1)
-    plan = RNG.choice(["basic", "plus", "pro"], n)
+    age, months = rng.integers(18, 90, n), rng.exponential(20, n).round(1)
+    plan = rng.choice(["basic", "plus", "pro"], n)
     odds = 6 * np.where(plan == "pro", np.sin(age / 12), (months - 14) / 30)
-    gone = np.where(RNG.random(n) < 1 / (1 + np.exp(-odds)), "yes", "no")
-    days = np.datetime64("2021-01-01") + RNG.integers(0, 900, n).astype("timedelta64[D]")
+    gone = np.where(rng.random(n) < 1 / (1 + np.exp(-odds)), "yes", "no")
+    days = np.datetime64("2021-01-01") + rng.integers(0, 900, n).astype("timedelta64[D]")
     columns = [
         [f"C{i * 7919 % 99991}" for i in range(n)],
-        np.where(RNG.random(n) < 0.05, "", age),
-        np.where(RNG.random(n) < 0.05, "NA", plan),
+        np.where(rng.random(n) < 0.05, "", age),
+        np.where(rng.random(n) < 0.05, "NA", plan),
         months,
         days,
         np.where(gone == "yes", "closed", "open"),
@@ -65,7 +68,8 @@ def churn():
 
 def fraud():
     """A class of 2 %, which no line tells apart."""
-    x = RNG.normal(size=(3000, 4)).round(4)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3000, 4)).round(4)
     score = np.abs(x[:, 0]) + x[:, 1]
     write("fraud.csv", "a,b,c,d,fraud", *x.T, (score > np.quantile(score, 0.98)).astype(int))
     return "fraud.csv --target fraud --epochs 12"
@@ -73,11 +77,12 @@ def fraud():
 
 def houses():
     """A quantity, skewed; the number of each row."""
+    rng = np.random.default_rng(0)
     n = 900
-    size, year, town = RNG.lognormal(4.5, 0.6, n), RNG.integers(1900, 2023, n), RNG.choice(3, n)
+    size, year, town = rng.lognormal(4.5, 0.6, n), rng.integers(1900, 2023, n), rng.choice(3, n)
     price = 1000 * size * (1 + 0.5 * (town == 0)) * np.exp(-(((year - 1960) / 40) ** 2) / 2)
     names = np.array(["Åre", "Oslo", "Rome"])[town]
-    price = np.exp(RNG.normal(0, 0.1, n)) * price
+    price = np.exp(rng.normal(0, 0.1, n)) * price
     write(
         "houses.csv", "nr,size,year,town,price", range(n), size.round(1), year, names, price.round()
     )
@@ -86,13 +91,14 @@ def houses():
 
 def shapes():
     """Images of a disc or a ring anywhere, brighter or darker than their ground."""
+    rng = np.random.default_rng(0)
     image = pytest.importorskip("PIL.Image")
     y, x = np.mgrid[:24, :24]
     for i in range(160):
-        far = np.hypot(y - RNG.uniform(8, 16), x - RNG.uniform(8, 16))
+        far = np.hypot(y - rng.uniform(8, 16), x - rng.uniform(8, 16))
         is_ring = i % 2
         form = (far < 7) & (far > 4) if is_ring else far < 5
-        pixels = RNG.normal(110, 12, (24, 24)) + form * 70 * RNG.choice([-1, 1])
+        pixels = rng.normal(110, 12, (24, 24)) + form * 70 * rng.choice([-1, 1])
         folder = Path("shapes", ("disc", "ring")[is_ring])
         folder.mkdir(parents=True, exist_ok=True)
         image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.png")
@@ -101,10 +107,11 @@ def shapes():
 
 def waves():
     """Signals of three frequencies in any phase, with a second channel that says nothing."""
+    rng = np.random.default_rng(0)
     y, t = np.arange(360) % 3, np.arange(48) / 48
-    phase = RNG.random((360, 1))
+    phase = rng.random((360, 1))
     x = np.sin(2 * np.pi * (np.array([2, 4, 7])[y][:, None] * t + phase))
-    x = np.stack([x, np.zeros_like(x)], 1) + RNG.normal(0, 0.4, (360, 2, 48))
+    x = np.stack([x, np.zeros_like(x)], 1) + rng.normal(0, 0.4, (360, 2, 48))
     np.savez("waves.npz", x=x.astype(np.float32), y=np.array(["low", "mid", "high"])[y])
     return "waves.npz --epochs 8"
 
@@ -206,6 +213,49 @@ def result(out):
     return name.removeprefix("test/"), *[(float(score), how) for score, how in lines]
 
 
+def ended(data, scores, weights="none"):
+    """As much of a run as `compare` looks at."""
+    model = SimpleNamespace(results={"test": (torch.tensor(scores), None, None)})
+    model.class_weights = weights
+    return SimpleNamespace(datamodule=data, model=model)
+
+
+def rows_of(y, num_train, classes):
+    split = SimpleNamespace(train=np.arange(num_train), test=np.arange(num_train, len(y)))
+    signature = SimpleNamespace(class_names=classes)
+    return SimpleNamespace(y=torch.tensor(y), split=split, signature=signature)
+
+
+def test_a_rare_class_weighs_as_much_as_others_in_the_comparison(capsys):
+    """Gains of a row of class 0 weigh 10 / (2 x 8), of class 1 10 / (2 x 2)."""
+    data = rows_of([0, 0, 1] + [0] * 8 + [1] * 2, 3, ("a", "b"))
+    net = [[1.0, 0]] * 6 + [[0, 1.0]] * 4  # 6 of 8, 2 of 2
+    linear = [[1.0, 0]] * 9 + [[0, 1.0]]  # 8 of 8, 1 of 2
+    compare(ended(data, net, "balanced"), ended(data, linear))
+    gain = np.array([0] * 6 + [-0.625] * 2 + [2.5, 0])
+    low, high = 0.125 + np.array([-1.96, 1.96]) * gain.std() / 10**0.5
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("balanced accuracy of 10 test rows, ")
+    assert [line[2:25].split("  ")[0] for line in said[1:]] == [
+        "this net", "a linear model", "always the same"
+    ]  # fmt: skip
+    assert said[1].split()[-1] == "0.875"
+    assert said[2].split("model")[1] == f"   0.750   no clear difference: {low:+.3f} to {high:+.3f}"
+    assert "0.500" in said[3]
+
+
+def test_a_regression_is_compared_by_r2(capsys):
+    y, net = np.array([[1.0], [2], [0], [4], [5], [9]]), np.array([[0.5], [4], [5], [8]])
+    data = rows_of(y, 2, ())
+    compare(ended(data, net), ended(data, net + 9))
+    scores = [r2_score(y[2:], p) for p in (net, net + 9, np.full((4, 1), 1.5))]
+    said = capsys.readouterr().out
+    assert re.findall(r"(?:net|model|same) +(\S+)", said)[-3:] == [
+        f"{score:.3f}" for score in scores
+    ]
+    assert re.search(r"a linear model .* better: \+", said)
+
+
 def test_a_column_that_was_left_out_comes_back_with_its_line(begin):
     assert begin(f"{churn()} --look").code == 0
     path = Path("configs/churn.yaml")
@@ -229,13 +279,14 @@ def test_the_linear_model_is_as_good_as_ridge_regression(begin):
 
 
 def test_groups_dates_and_text_among_numbers_of_a_parquet_file(begin):
+    rng = np.random.default_rng(0)
     polars, n = pytest.importorskip("polars"), 800
-    patient = RNG.permutation(np.repeat(np.arange(200) + 7000, 4))
-    day = np.datetime64("2020-01-01") + RNG.integers(0, 90, n).astype("timedelta64[D]")
-    lab = ["<1" if v < -1 else f"{v:.0f}" for v in RNG.normal(2, 1, n)]
-    ward, dose = RNG.integers(1, 6, n), RNG.normal(size=n)
+    patient = rng.permutation(np.repeat(np.arange(200) + 7000, 4))
+    day = np.datetime64("2020-01-01") + rng.integers(0, 90, n).astype("timedelta64[D]")
+    lab = ["<1" if v < -1 else f"{v:.0f}" for v in rng.normal(2, 1, n)]
+    ward, dose = rng.integers(1, 6, n), rng.normal(size=n)
     columns = {"patient_id": patient, "when": day, "wardId": ward, "lab": lab, "dose": dose}
-    state = np.where(dose + patient % 3 + RNG.normal(size=n) > 1, "ill", "well")
+    state = np.where(dose + patient % 3 + rng.normal(size=n) > 1, "ill", "well")
     frame = polars.DataFrame({**columns, "no": [None] * n, "state": state})
     frame.write_parquet("ward.parquet")
     said = begin("ward.parquet --target state --epochs 1 --run first")
@@ -251,11 +302,12 @@ def test_groups_dates_and_text_among_numbers_of_a_parquet_file(begin):
 
 
 def test_images_of_many_sizes_and_one_that_is_none(begin, caplog):
+    rng = np.random.default_rng(0)
     image = pytest.importorskip("PIL.Image")
     for i in range(24):
         folder = Path("photos", "ab"[i % 2])
         folder.mkdir(parents=True, exist_ok=True)
-        pixels = RNG.integers(0, 120, (100 + i, 130, 3), np.uint8) + np.uint8(100 * (i % 2))
+        pixels = rng.integers(0, 120, (100 + i, 130, 3), np.uint8) + np.uint8(100 * (i % 2))
         image.fromarray(pixels).save(folder / f"{i}.jpg")
     Path("photos/a/broken.jpg").write_text("none")
     said = begin("photos --look")
@@ -268,7 +320,8 @@ def test_images_of_many_sizes_and_one_that_is_none(begin, caplog):
 
 
 def test_rows_that_few_values_tell_apart_are_kept(begin):
-    a, b = RNG.integers(0, 2, 400), RNG.integers(0, 9, 400)
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 2, 400), rng.integers(0, 9, 400)
     write("few.csv", "a,b,y", np.array(["p", "q"])[a], np.array([*"rstuvwxyz"])[b], a ^ (b == 3))
     said = begin("few.csv --target y --look")
     assert re.search(r"copies of other rows: 38\d, 0 of them with another target", said.out)
@@ -294,7 +347,7 @@ def test_nothing_that_is_there_is_written_over(begin):
     assert text.startswith("# python -m src fit --config mine.yaml\n")
     again = begin(f"{line} --out mine.yaml")
     assert again.code == 2
-    assert again.err.startswith("error: mine.yaml exists: train it, python -m src fit --config")
+    assert again.err.startswith("error: mine.yaml exists: python -m src fit --config")
     assert Path("mine.yaml").read_text() == text
     Path("runs/old").mkdir(parents=True)
     Path("runs/old/config.yaml").touch()
@@ -313,7 +366,7 @@ def table(y, num_rows=60):
         ("", "--target y", "own.csv is empty"),
         ("a,y\n", "--target y", "own.csv has no rows"),
         (table(lambda i: i % 2), "--target yy", "no column `yy` (--target); did you mean y? there"),
-        (table(lambda i: i % 2), "--traget y", "start: unrecognized arguments: --traget y"),
+        (table(lambda i: i % 2), "--traget y", "no option --traget; did you mean target? there"),
         (table(lambda i: "yes"), "--target y", "the target `y` is `yes` in every row"),
         (table(lambda i: f"t{i}"), "--target y", "target `y` has 60 different values in 60 rows: "),
         (table(lambda i: 2.5), "--target y", "target `y` has 1 different values in 60 rows: there"),

@@ -8,9 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from src.deploy import OLDEST, USUAL
+from src.deploy import OLDEST, USUAL, Parser
 from src.deploy.card import card
-from src.errors import Parser
 
 
 def main(argv: list[str]) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from src.errors import Parser
+from src.deploy import Parser
 
 TOKEN = "FULGURITE_TOKEN"
 NEEDS = {n: n for n in ("httptools", "numpy", "onnxruntime", "uvicorn")} | {"PIL": "pillow"}

@@ -2,7 +2,7 @@
 
 import io
 import re
-from argparse import Namespace
+import shlex
 from contextlib import redirect_stdout
 from pathlib import Path
 from string import Template
@@ -10,8 +10,9 @@ from string import Template
 import numpy as np
 
 from src.__main__ import SUBCOMMANDS
-from src.cli import CLI, merged, quiet
+from src.cli import CLI, merged, pairs, quiet
 from src.config import Config
+from src.errors import hint
 from src.run_folder import opened, root_of
 from src.start.look import Seen, look
 
@@ -19,39 +20,48 @@ from src.start.look import Seen, look
 SIZES = (
     (1_500, [64], 0.3, [16, 32, 64], 16, 40),
     (15_000, [128], 0.2, [16, 32, 64], 64, 40),
-    (150_000, [256, 128], 0.1, [32, 64, 128], 256, 20),
-    (10**12, [512, 256], 0.1, [32, 64, 128], 1024, 10),
+    (10**12, [256, 128], 0.1, [32, 64, 128], 512, 20),
 )
+OWN = ("target", "out", "run", "epochs")
 # What makes a linear model of any net; it takes a greater rate.
 LINEAR = [("model.net", "MLP"), ("model.net.hidden_dims", "[]"), ("model.optimizer.lr", "1e-2")]
 LINEAR += [("model.net.categorical", "onehot"), ("trainer.logger", "[MetricsCsv]")]
 
 
-def start(args: Namespace) -> None:
-    """Does what `args` of the command line say.
+def start(argv: list[str]) -> None:
+    """Does what the words of the command line say.
 
     Raises:
         ValueError: The data can't be used, or the config or the run folder is there already.
         FileNotFoundError: The data isn't there.
     """
-    out = args.out or Path("configs", re.sub(r"\W+", "_", args.path.resolve().stem) + ".yaml")
-    fit = f"python -m src fit --config {out}"
+    name, *rest = [word for word in argv if word not in ("--look", "--no-train")] or ["--"]
+    if name.startswith("--"):
+        raise ValueError("start needs data: python -m src start DATA [--target COLUMN]")
+    flags, path = [*pairs(rest)], Path(name)
+    for key in (key for key, _ in flags if key not in OWN and "." not in key):
+        raise ValueError(f"start has no option --{key}{hint(key, OWN)}, and those of fit")
+    own = {key: value for key, value in flags if key in OWN}
+    flags = [("trainer.devices", "1"), *(flag for flag in flags if flag[0] not in OWN)]
+    flags += [("trainer.max_epochs", own["epochs"])] if "epochs" in own else []
+    stem = re.sub(r"\W+", "_", path.resolve().stem)
+    out = Path(own.get("out", f"configs/{stem}.yaml"))
     if out.exists():
-        raise ValueError(f"{out} exists: train it, {fit}, or give another --out FILE")
-    seen = look(args.path, args.target)
+        raise ValueError(f"{out} exists: python -m src fit --config {out}, or give --out FILE")
+    seen = look(path, own.get("target"))
     print("\n".join(seen[1]), flush=True)
     config, text = Config(), written(seen, out)
     config.add(text, str(out))
-    flags = [("trainer.max_epochs", str(args.epochs))] if args.epochs is not None else []
-    flags += [("trainer.logger", "false")] if args.look else []
-    root = root_of(config.tree)
-    with opened(root, args.run, out.stem, None) as folder, quiet():
+    root, looks = root_of(config.tree), len(rest) + 1 < len(argv)
+    flags += [("trainer.logger", "false")] if looks else []
+    with opened(root, own.get("run"), out.stem, None) as folder, quiet():
         net = CLI("fit", merged(config, [], flags).checked(), folder, {})
         net.datamodule.setup("fit")  # what it refuses is said before anything is written
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
-        print(f"config: {out}, trained by {fit}", flush=True)
-        if args.look:
+        print(f"config: {out}", flush=True)
+        if looks:
+            print(f"Next: python -m src fit --config {out}")
             return
         net.execute(None)
     with opened(root, f"{folder.name}-linear", "", None) as other, quiet():
@@ -63,7 +73,7 @@ def start(args: Namespace) -> None:
     best = f"--ckpt_path {folder / 'checkpoints' / 'best.ckpt'}"
     wider = "widths [64,128,256]" if "ConvNet" in text else "hidden_dims [256,128]"
     tell = [f"fit --config {out} --model.net.{wider}", f"compare {folder} {other}"]
-    tell += [f"predict {best} --data.predict_path {args.path}", f"export {best}"]
+    tell += [f"predict {best} --data.predict_path {shlex.quote(name)}", f"export {best}"]
     there = [f"python -m src {words}" for words in tell if words.split()[0] in SUBCOMMANDS]
     print("Next: " + "\n      ".join(there))
 

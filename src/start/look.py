@@ -1,7 +1,5 @@
 """What is in a file: its columns, classes and copies, and what would spoil a result."""
 
-from __future__ import annotations
-
 import re
 from contextlib import suppress
 from pathlib import Path
