@@ -256,13 +256,16 @@ def test_a_regression_is_compared_by_r2(capsys):
     assert re.search(r"a linear model .* better: \+", said)
 
 
-def test_a_column_that_was_left_out_comes_back_with_its_line(begin):
+def test_a_left_out_column_comes_back_with_its_line_and_a_date_can_divide(begin):
     assert begin(f"{churn()} --look").code == 0
     path = Path("configs/churn.yaml")
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    path.write_text("".join(line for line in lines if "- account" not in line), encoding="utf-8")
-    said = begin(f"fit --config {path} --trainer.max_epochs 4")
+    text = "".join(line for line in lines if "- account" not in line)
+    path.write_text(text.replace("# time_by: ", "time_by: "), encoding="utf-8")
+    said = begin(f"fit --config {path} --run second --trainer.max_epochs 4")
     assert said.metrics["test/acc"] > 0.97
+    key = json.loads(Path("runs/second/partition.json").read_text())["key"]
+    assert key.startswith("times of signed, ")
 
 
 def test_the_linear_model_is_as_good_as_ridge_regression(begin):
@@ -407,4 +410,6 @@ def test_one_line_where_it_can_not_be(begin, content, words, says):
 
 def test_an_id_is_known_by_its_name():
     assert all(map(IDS.search, ("id", "ID", "customer_id", "customerId", "PassengerID", "row.key")))
-    assert not any(map(IDS.search, ("paid", "width", "valid", "grid", "keyboard", "identity")))
+    assert not any(
+        map(IDS.search, ("paid", "width", "valid", "price_index", "grid", "keyboard", "identity"))
+    )

@@ -59,9 +59,8 @@ def start(argv: list[str]) -> None:
         net.datamodule.setup("fit")  # what it refuses is said before anything is written
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
-        print(f"config: {out}", flush=True)
+        print(f"config: {out}, for python -m src fit --config {out}", flush=True)
         if looks:
-            print(f"Next: python -m src fit --config {out}")
             return
         net.execute(None)
     with opened(root, f"{folder.name}-linear", "", None) as other, quiet():

@@ -15,7 +15,7 @@ from src.data.sources.cells import Cells, read_cells
 from src.data.sources.images import need_pillow
 from src.errors import short
 
-IDS = re.compile(r"(?i:(^|[\W_])(id|uuid|guid|key|index)$)|[a-z]I[dD]$")
+IDS = re.compile(r"(?i:(^|[\W_])(id|uuid|guid|key)$)|[a-z]I[dD]$")
 TARGETS = re.compile(r"(?i)(^|[\W_])(target|label|class|outcome|y|price|churn|survived|quality)$")
 OUT = "left out"
 SHOWN = 15  # columns, classes
@@ -42,7 +42,7 @@ def look(path: Path, target: str | None) -> Seen:
     ids = hash_rows(rows.x) if rows.ids is None else rows.ids
     num, codes = len(np.unique(ids)), np.unique(rows.y, axis=0, return_inverse=True)[1]
     if copies := len(rows) - num:
-        torn = len(np.unique(np.column_stack([ids, codes]), axis=0)) - num
+        torn = len(np.unique(np.column_stack([ids, codes.astype(np.uint64)]), axis=0)) - num
         says.append(f"copies of other rows: {copies:,}, {torn:,} of them with another target")
         are_cases = values.get("group_by") or copies > num  # rows that few values tell apart
         values["duplicates"] = "allow" if are_cases else "drop"
