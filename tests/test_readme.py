@@ -9,7 +9,7 @@ import pytest
 
 from src.__main__ import main
 from tests.conftest import ROOT
-from tests.test_configs import TOP, head
+from tests.test_configs import TOP
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
@@ -60,10 +60,12 @@ def test_paths_and_configs_that_it_names_exist():
     assert not [name for name in names if not (ROOT / name).exists()]
 
 
-@pytest.mark.parametrize("name", TOP)
-def test_it_claims_of_a_config_what_the_config_claims(name):
-    claim = head(f"configs/{name}.yaml")[1].removeprefix("# ")
-    own = f"`configs/{name}.yaml`" if name.startswith("own_") else f"| `{name}` | {claim} |"
+@pytest.mark.parametrize("path", [ROOT / f"configs/{name}.yaml" for name in TOP], ids=TOP)
+def test_it_claims_of_a_config_what_the_config_claims(path):
+    claim = path.read_text(encoding="utf-8").splitlines()[1].removeprefix("# ")
+    own = (
+        f"`configs/{path.name}`" if path.stem.startswith("own_") else f"| `{path.stem}` | {claim} |"
+    )
     assert own in README
 
 
