@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 SUBCOMMANDS = {
+    "start": "look at a file, write a config that fits, train it for a first result",
     "fit": "train, then test the best checkpoint",
     "validate": "measure a checkpoint on the validation rows",
     "test": "measure a checkpoint on the test rows",
@@ -17,7 +18,8 @@ SUBCOMMANDS = {
     "list": "show the sources, nets, models, callbacks and configs that there are",
 }
 # Subcommands that are a room's own: it takes their words, and may be deleted.
-OWN = {"search": "search", "compare": "search", "export": "deploy", "serve": "deploy"}
+OWN = {"start": "start", "search": "search", "compare": "search"}
+OWN |= {"export": "deploy", "serve": "deploy"}
 for name, room in OWN.items():
     if not (Path(__file__).parent / room / "__init__.py").is_file():
         del SUBCOMMANDS[name]

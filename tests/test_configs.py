@@ -21,7 +21,8 @@ from src.data.sources import Cifar10, FashionMnist, Mnist
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "configs"
-TOP = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+STARTED = "# Written by `start`"  # in whose configs nothing is claimed
+TOP = sorted(p.stem for p in FOLDER.glob("*.yaml") if STARTED not in p.read_text("utf-8"))
 PARTS = [p.relative_to(ROOT).as_posix() for p in sorted(FOLDER.glob("*/*.yaml"))]
 PARTS = [part for part in PARTS if not part.startswith("configs/search/")]
 DOWNLOADED = {

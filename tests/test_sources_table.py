@@ -286,7 +286,7 @@ MEND = "is no finite number and no date: mend or empty the cell, or train with t
         ("a,y\n1,u\n2,v\n", {"task": "regression"}, f"{{}}, line 2: `u` in the numeric column `y` {MEND}"),
         ("a,y\n1,u\n2,v\n", {"types": {"aa": "numeric"}}, "{} has no column `aa` (data.source.types); did you mean a? there are: a, y"),
         ("a,y\n1,u\n2,v\n", {"drop": ["b"]}, "{} has no column `b` (data.source.drop); there are: a, y"),
-        ("y\nu\nv\n", {}, "{} has no feature: `y` is the only column"),
+        ("y\nu\nv\n", {}, "{} has no column to learn from beside the target `y`"),
         ("a,name,y\n" + WORDS, {}, "{}: column `name` has 30 values, 30 different texts: leave it out, --data.source.drop [name], or keep it, --data.source.types.name categorical"),
         (b"a,y\n1,\xe9\n", {}, "{} is neither text in UTF-8 nor .parquet: save it as one"),
         ("a,y\n1,100000000.5\n2,100000000.6\n3,100000000.7\n", {}, "{}: the target `y` varies by less than float32 can hold: subtract a constant from it"),

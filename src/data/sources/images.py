@@ -52,10 +52,10 @@ class Images(Source):
         self.form: Form = (size, channels)
 
     def prepare(self) -> None:
-        self._cached(self._list(), self.form)
+        self._cached(self.files(), self.form)
 
     def load(self, signature: Signature | None = None) -> Rows:
-        files = self._list()
+        files = self.files()
         x, ids = self._cached(files, self.form)
         if signature and x.shape[1:] != signature.in_shape:  # a trained net has the last word
             x, ids = self._cached(files, _form(signature))
@@ -72,7 +72,7 @@ class Images(Source):
             names=np.array([*ids]),
         )
 
-    def _list(self) -> Files:
+    def files(self) -> Files:
         """Finds every image of the folder, of its splits or not, and of its classes."""
         files: Files = {}
         tops = _folders(self.path)
@@ -130,6 +130,12 @@ class Images(Source):
         return {"shape": shape, "ids": ids}
 
 
+def need_pillow() -> None:
+    """Raises `ValueError` where Pillow isn't installed."""
+    if find_spec("PIL") is None:
+        raise ValueError("images need Pillow: pip install pillow  (the extra `image`)")
+
+
 def read_images(path: Path, signature: Signature) -> tuple[np.ndarray, list[str]]:
     """Pixels `(N, C, H, W)`, as a trained model takes them, of an image or a folder; the names."""
     root, names = (path.parent, [path.name]) if path.is_file() else (path, _images(path))
@@ -160,8 +166,7 @@ def _decoded(
     root: Path, names: list[str], form: Form, skip: bool | None = None
 ) -> Iterator[tuple[str, np.ndarray, int]]:
     """Yields the name of each image, its pixels `(C, H, W)`, and its id, a hash of the file."""
-    if find_spec("PIL") is None:
-        raise ValueError("images need Pillow: pip install pillow  (the extra `image`)")
+    need_pillow()
     with ThreadPoolExecutor() as pool:
         for start in tqdm(range(0, len(names), BLOCK), "images", leave=False, disable=None):
             block = names[start : start + BLOCK]

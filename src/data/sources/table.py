@@ -63,7 +63,9 @@ class Table(Source):
         apart = {"", self.target, self.group_by, self.time_by, *self.drop}
         names = [name for name in cells.frame.columns if name not in apart]
         if not names:
-            raise ValueError(f"{self.path} has no feature: `{self.target}` is the only column")
+            raise ValueError(
+                f"{self.path} has no column to learn from beside the target `{self.target}`"
+            )
         kinds = {name: self.types.get(name) or _kind(cells, name) for name in names}
         categories = {n: cells.values(n) for n in names if kinds[n] == "categorical"}
         narrow = all(fits_float32(cells.numbers(n)) for n in names if kinds[n] == "numeric")
