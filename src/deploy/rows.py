@@ -17,6 +17,7 @@ from src.pixels import Form, decode
 
 MAX_PIXELS = 16_000_000  # of all images of a request as they are sent, before they are resized
 MAX_STRAYS = 16  # unknown fields of an object: each makes a message, of which the first is shown
+MAX_MEANT = 500  # categories among which the one that was meant is looked for
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 BASE64 = WithJsonSchema({"type": "string", "contentEncoding": "base64"})
 
@@ -109,24 +110,26 @@ class Reader:
         except RecursionError:
             raise HTTPException(400, "the JSON is nested too deeply") from None
         except ValueError as error:
-            raise HTTPException(400, f"the body is no JSON: {short(error, 200)}") from None
+            raise HTTPException(400, f"the body is no JSON: {short(error, 100)}") from None
 
     def line(self, errors: list[dict[str, Any]]) -> str:
         """The first of pydantic's errors, or an unknown field, in a line that says where it is."""
         error = min(errors, key=lambda error: error["type"] != "extra_forbidden")
         kind, path, given = error["type"], error["loc"][1:], error["input"]
-        text = re.sub("^Value error, |(dictionary|instance) .*", "", error["msg"])
         if kind == "extra_forbidden":
-            names = self.names if path[1:] else ["rows"]
-            close = hint(path[-1][:60], names)
+            close = hint(path[-1][:60], self.names if path[1:] else ["rows"])
             return f"{where(path[:-1])} has the unknown field {shown(path[-1])}{close}"
-        if kind == "missing":
-            return f"{where(path)}: {text}{': give null if it is unknown' * len(path[1:])}"
-        if kind == "literal_error":  # a number may be meant for a text
-            form = str if isinstance(given, str) else json.dumps
-            text = hint(form(str(given)[:60]), map(form, [*self.codes[path[-1]]][1:]))
-            return f"{where(path)} is {shown(given)}{text}"
-        return f"{where(path)} is {shown(given)}: {text}"
+        place = where(path) if kind == "missing" else f"{where(path)} is {shown(given)}"
+        if kind == "literal_error":
+            texts = [*self.codes[path[-1]]][1:MAX_MEANT]
+            if isinstance(given, str):
+                return f"{place}{hint(given[:60], texts)}"
+            close = hint(json.dumps(str(given)[:60]), map(json.dumps, texts))
+            return f"{place}, not a text{close}"
+        text = re.sub("^Value error, | after validation", "", error["msg"])
+        text = re.sub("dictionary or .*", "object", text[0].lower() + text[1:])
+        may_lack = self.names and path[1:] and kind in ("missing", "float_type")
+        return f"{place}: {text}{'; give null if it is unknown' if may_lack else ''}"
 
 
 def whole(body: Any) -> Any:
@@ -154,4 +157,5 @@ def where(path: tuple[str | int, ...]) -> str:
 def shown(value: Any) -> str:
     """A value of a request as a message shows it."""
     words = "a list" if isinstance(value, list) else isinstance(value, dict) and "an object"
-    return words or short(json.dumps(value, default=str), 60)
+    text = words or json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]} ..."
