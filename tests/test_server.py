@@ -102,7 +102,7 @@ def rows_text(text):
     (post({}), 422, "rows: field required"),
     (post(row() | {"x": 1}), 422, 'the body has the unknown field "x"; there are: rows'),
     (post({"rows": [EXAMPLE] * 1025}), 422, "rows is a list: list should have at most 1024 items, not 1025"),
-    (post({"rows": [EXAMPLE | {f"x{i}": 1 for i in range(300_000)}]}), 400, "an object has 300004 fields; there are 4"),
+    (post({"rows": [EXAMPLE | {f"x{i}": 1 for i in range(300_000)}]}), 400, "an object of 300004 fields is none that there is"),
     (post({"rows": [3]}), 422, "rows[0] is 3: give a list of 4, or an object of them by name"),
     (post({"rows": ["a"]}), 422, 'rows[0] is "a": give a list of 4, or an object of them by name'),
     (post({"rows": [[1, "new", 2]]}), 422, "rows[0] is a list: give a list of 4, or .*"),

@@ -163,9 +163,7 @@ def refusal(line: str, error: HTTPException) -> JSONResponse:
     return JSONResponse({"error": line}, error.status_code, error.headers)
 
 
-def application(
-    served: Served, counts: np.ndarray, mine: np.ndarray, is_closed: bool
-) -> FastAPI:
+def application(served: Served, counts: np.ndarray, mine: np.ndarray, is_closed: bool) -> FastAPI:
     """The routes, and their description in OpenAPI, by the signature of the model."""
 
     async def refuse(request: Request, error: HTTPException) -> JSONResponse:

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import HTTPException
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
-from pydantic import WrapValidator, create_model  # isort: skip
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WrapValidator, create_model
 
 from src.errors import hint, short
 from src.pixels import Form, decode
@@ -19,7 +18,7 @@ MAX_PIXELS = 16_000_000  # of all images of a request as they are sent, before t
 MAX_STRAYS = 16  # unknown fields of an object: each makes a message, of which the first is shown
 MAX_MEANT = 500  # categories among which the one that was meant is looked for
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-BASE64 = WithJsonSchema({"type": "string", "contentEncoding": "base64"})
+BASE64 = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
 
 
 class Reader:
@@ -42,7 +41,7 @@ class Reader:
         row: Any = number
         for size in reversed(self.shape):
             row = listed(row, size, size)
-        shown = row | Annotated[str, BASE64] if self.takes_images else row
+        shown = row | BASE64 if self.takes_images else row
         if self.names:
             fields = dict.fromkeys(self.names, number)
             for name, codes in self.codes.items():
@@ -99,7 +98,7 @@ class Reader:
                 twice = next(name for name in names if names.count(name) > 1)
                 raise HTTPException(400, f"the field {shown(twice)} is given twice")
             if len(found) > len(self.names) + MAX_STRAYS:
-                raise HTTPException(400, f"an object has {len(found)} fields; there are {len(self.names)}")
+                raise HTTPException(400, f"an object of {len(found)} fields is none that there is")
             return found
 
         def constant(word: str) -> None:
@@ -142,7 +141,7 @@ def listed(kind: Any, least: int, most: int) -> Any:
     return Annotated[list[kind], Field(min_length=least, max_length=most, fail_fast=True)]
 
 
-def fitting(name: str, fields: dict[str, Any]) -> type[BaseModel]:
+def fitting(name: str, fields: dict[str, Any]) -> Any:
     """A model of an object with these fields and no others, whatever their names are."""
     made: Any = {f"f{i}": (kind, Field(alias=k)) for i, (k, kind) in enumerate(fields.items())}
     return create_model(name, __config__=STRICT, **made)

@@ -65,7 +65,7 @@ class Served:
         """Predictions for the rows of a request that fits.
 
         Raises:
-            HTTPException: A row is an image that can't be read, or has no prediction that is finite.
+            HTTPException: An image can't be read, or a row has no prediction that is finite.
         """
         loop, rows = asyncio.get_running_loop(), request.rows
         if any(isinstance(row, bytes) for row in rows):
