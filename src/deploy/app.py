@@ -12,17 +12,14 @@ import time
 import traceback
 from bisect import bisect_left
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import uvicorn
-from fastapi import Body, Depends, FastAPI, HTTPException, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
-from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
-from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.routing import Route
+from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from src.deploy.rows import fitting, shown
@@ -39,15 +36,12 @@ DRAIN_S = 30  # an old worker waits for its clients
 OPEN = ("/", "/healthz", "/readyz")  # without a token
 LOCAL = re.compile(r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 BUSY, CLOSE = {"retry-after": "1"}, {"connection": "close"}
-HEADERS = [
-    (
-        b"content-security-policy",
-        b"default-src 'none'; connect-src 'self'; img-src data: blob:; frame-ancestors 'none'; "
-        b"script-src 'unsafe-inline'; style-src 'unsafe-inline'",
-    ),
-    (b"x-content-type-options", b"nosniff"),
-    (b"cache-control", b"no-store"),
-]
+HEADERS = {
+    b"content-security-policy": b"default-src 'none'; connect-src 'self'; img-src data: blob:; "
+    b"frame-ancestors 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'",
+    b"x-content-type-options": b"nosniff",
+    b"cache-control": b"no-store",
+}
 CODES = (200, 400, 401, 404, 405, 408, 413, 415, 422, 500, 503)
 TIMES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 10)  # s, upper ends
 # What is counted: answers by code, those of `/predict` by time, then these.
@@ -79,25 +73,21 @@ class Door:
     def _check(self, method: str, path: str, headers: dict[bytes, bytes]) -> None:
         host = headers.get(b"host", b"").decode("latin-1")
         if self.needs_local and not LOCAL.fullmatch(host):
-            name = shown(host) if host else "missing"
-            raise HTTPException(400, f"Host is {name}, not localhost: others need a token")
+            raise HTTPException(400, f"Host is {shown(host)}, not localhost: others need a token")
         if path == "/readyz" and self.is_leaving:
             raise HTTPException(503, "leaving", BUSY)
         if path not in OPEN:
-            given = headers.get(b"authorization", b"")
+            given, how = headers.get(b"authorization", b""), {"www-authenticate": "Bearer"}
             if self.secret and not hmac.compare_digest(given, self.secret):
-                how = {"www-authenticate": "Bearer"}
                 raise HTTPException(401, "say Authorization: Bearer TOKEN", how)
             if self.num_requests > MAX_REQUESTS:
                 raise HTTPException(503, "too many requests at once", BUSY)
         if (method, path) == ("POST", "/predict"):
-            kind = headers.get(b"content-type", b"").decode("latin-1")
-            if kind.partition(";")[0].strip().lower() not in self.served.kinds:
-                name = shown(kind) if kind else "missing"
-                cure = f"send {' or '.join(self.served.kinds)}"
-                raise HTTPException(415, f"Content-Type is {name}: {cure}")
-            if b"content-encoding" in headers:
-                raise HTTPException(415, "there is a Content-Encoding: send it not compressed")
+            kind = (headers.get(b"content-type") or b"missing").decode("latin-1")
+            is_other = kind.partition(";")[0].strip().lower() not in self.served.kinds
+            if is_other or b"content-encoding" in headers:
+                cure = f"send {' or '.join(self.served.kinds)}, not compressed"
+                raise HTTPException(415, f"Content-Type is {kind[:60]}: {cure}")
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         began, size, path = time.perf_counter(), 0, scope["path"]
@@ -127,86 +117,62 @@ class Door:
                     self.mine[len(CODES) + bisect_left(TIMES, seconds)] += 1
                     self.mine[SECONDS] += seconds
                 leaving = [(b"connection", b"close")] * self.is_leaving
-                message["headers"] = [*message["headers"], *HEADERS, *leaving]
+                message["headers"] = [*message["headers"], *HEADERS.items(), *leaving]
             await send(message)
 
         self.num_requests += 1
         try:
-            self._check(scope["method"], path, dict(scope["headers"]))
+            self._check(scope["method"], path, dict(reversed(scope["headers"])))
             await self.app(scope, hear, tell)
         except HTTPException as error:
-            await refusal(error.detail, error)(scope, hear, tell)
+            await refusal(error)(scope, hear, tell)
         except Exception:  # that the app has answered
             traceback.print_exc()
         finally:
             self.held -= size
 
 
-class StrictRoute(APIRoute):
-    """A route whose requests hold JSON that all readers read alike."""
-
-    def get_route_handler(self) -> Any:
-        answer = super().get_route_handler()
-
-        async def strict(request: Request) -> Any:
-            async def parsed() -> Any:
-                return request.app.state.reader.parse(await request.body())
-
-            request.json = parsed  # type: ignore[method-assign]
-            return await answer(request)
-
-        return strict
-
-
-def refusal(line: str, error: HTTPException) -> JSONResponse:
+def refusal(error: HTTPException, line: str = "") -> JSONResponse:
     """The answer to a request that gets no other."""
-    return JSONResponse({"error": line}, error.status_code, error.headers)
+    return JSONResponse({"error": line or error.detail}, error.status_code, error.headers)
 
 
 def application(served: Served, counts: np.ndarray, mine: np.ndarray, is_closed: bool) -> FastAPI:
     """The routes, and their description in OpenAPI, by the signature of the model."""
 
     async def refuse(request: Request, error: HTTPException) -> JSONResponse:
-        line = {
-            404: f"there are: {', '.join(paths)}",
-            405: f"{request.url.path} takes {(error.headers or {}).get('Allow')}",
-        }
-        return refusal(line.get(error.status_code, error.detail), error)
-
-    async def misfit(request: Request, error: RequestValidationError) -> JSONResponse:
-        line = served.reader.line(error.errors())
-        return refusal(line, HTTPException(422))
+        paths = ", ".join([*app.openapi()["paths"], "/openapi.json"])
+        return refusal(error, f"there are: {paths}" if error.status_code == 404 else "")
 
     async def our_fault(request: Request, error: Exception) -> JSONResponse:
-        return refusal("our fault", HTTPException(500))
+        return refusal(HTTPException(500, "our fault"))
 
-    shape = {"schema": fitting("Refusal", {"error": str}).model_json_schema()}
-    said = {"description": "In one line, why there is no other answer", "content": {JSON: shape}}
+    said = {"schema": fitting("Refusal", {"error": str}).model_json_schema()}
+    said = {"description": "In one line, why there is no other answer", "content": {JSON: said}}
     app = FastAPI(
         title=served.facts["name"], version=served.version, docs_url=None, redoc_url=None,
         redirect_slashes=False, responses={"default": said},
-        exception_handlers={
-            StarletteHTTPException: refuse, RequestValidationError: misfit, Exception: our_fault
-        },
+        exception_handlers={HTTPException: refuse, Exception: our_fault},
     )  # fmt: skip
-    app.router.route_class, app.state.reader = StrictRoute, served.reader
     locked = [Depends(HTTPBearer(auto_error=False))] * is_closed
-    page = Path(__file__).with_name("page.html").read_text("utf-8")
+    schema = served.reader.model.model_json_schema(ref_template="#/components/schemas/{model}")
+    parts = schema.pop("$defs", {})
     file = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
-    files = {"requestBody": {"content": dict.fromkeys(served.kinds[1:], file)}}
-    example = Body(openapi_examples={"row": {"summary": "a real row", "value": served.example}})
-    kind = Annotated[served.reader.request, example]
+    rows = {JSON: {"schema": schema, "example": served.example}}
+    body = {"requestBody": {"required": True, "content": dict.fromkeys(served.kinds, file) | rows}}
 
-    @app.post("/predict", response_model=served.answers, dependencies=locked, openapi_extra=files)
-    async def predict(request: kind) -> Any:  # type: ignore[valid-type]
+    @app.post("/predict", response_model=served.answers, dependencies=locked, openapi_extra=body)
+    async def predict(request: Request) -> Any:
         """The predictions for rows, by name or as lists, or images."""
-        mine[ROWS] += len(request.rows)  # type: ignore[attr-defined]
-        return Response(json.dumps(await served.answer(request)), media_type=JSON)
+        body, kind = await request.body(), request.headers["content-type"]
+        rows = [body] if kind.strip().lower().startswith("image/") else served.reader.read(body)
+        mine[ROWS] += len(rows)
+        return Response(json.dumps(await served.answer(rows)), media_type=JSON)
 
     @app.get("/", response_class=HTMLResponse)
     async def form() -> str:
         """A page to try the model by hand."""
-        return page
+        return Path(__file__).with_name("page.html").read_text("utf-8")
 
     @app.get("/healthz", response_class=PlainTextResponse)
     @app.get("/readyz", response_class=PlainTextResponse)
@@ -224,7 +190,7 @@ def application(served: Served, counts: np.ndarray, mine: np.ndarray, is_closed:
         """What the model takes and gives, and what is known of it."""
         return served.facts
 
-    paths = [route.path for route in app.routes if isinstance(route, Route)]
+    app.openapi()["components"]["schemas"] |= parts
     return app
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import HTTPException
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WrapValidator, create_model
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, WrapValidator, create_model
+from starlette.exceptions import HTTPException
 
 from src.errors import hint, short
 from src.pixels import Form, decode
 
 MAX_PIXELS = 16_000_000  # of all images of a request as they are sent, before they are resized
-MAX_STRAYS = 16  # unknown fields of an object: each makes a message, of which the first is shown
-MAX_MEANT = 500  # categories among which the one that was meant is looked for
+MAX_STRAYS, MAX_MEANT = 16, 500  # unknown fields; categories among which the one meant is sought
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 BASE64 = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
 
@@ -41,21 +41,49 @@ class Reader:
         row: Any = number
         for size in reversed(self.shape):
             row = listed(row, size, size)
-        shown = row | BASE64 if self.takes_images else row
+        either = row | BASE64 if self.takes_images else row
         if self.names:
             fields = dict.fromkeys(self.names, number)
             for name, codes in self.codes.items():
                 fields[name] = Annotated[Literal[*codes], AfterValidator(codes.__getitem__)]
             row = fitting("Row", fields)
-            shown = row | tuple[*fields.values()]
-        row = Annotated[row, WrapValidator(self._row, json_schema_input_type=shown)]
-        rows: Any = (listed(row, 1, max_rows), ...)
-        request: Any = create_model("Request", __config__=STRICT, rows=rows)
-        self.request = Annotated[request, BeforeValidator(whole, json_schema_input_type=request)]
+            either = row | tuple[*fields.values()]  # type: ignore[misc]
+        row = Annotated[row, WrapValidator(self._row, json_schema_input_type=either)]
+        self.model = fitting("Request", {"rows": listed(row, 1, max_rows)})
+
+    def read(self, text: bytes) -> list[Any]:
+        """The rows of a request, if it is JSON without what its readers differ on: duplicate keys,
+        NaN, infinite numbers.
+
+        Raises:
+            HTTPException: It is no such JSON, or doesn't fit.
+        """
+
+        def fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            if len(pairs) > len(self.names) + MAX_STRAYS:
+                raise HTTPException(400, f"an object of {len(pairs)} fields is none that there is")
+            if len(found := dict(pairs)) < len(pairs):
+                twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+                raise HTTPException(400, f"the field {shown(twice)} is given twice")
+            return found
+
+        def constant(word: str) -> None:
+            raise HTTPException(400, f"{word} is no number of JSON: give null for a missing value")
+
+        try:
+            given = json.loads(text.decode(), object_pairs_hook=fields, parse_constant=constant)
+            rows: list[Any] = self.model.model_validate(given).f0
+        except RecursionError:
+            raise HTTPException(400, "the JSON is nested too deeply") from None
+        except ValidationError as error:
+            raise HTTPException(422, self.line(error.errors())) from None
+        except ValueError as error:
+            raise HTTPException(400, f"the body is no JSON: {short(error, 100)}") from None
+        return rows
 
     def _row(self, value: Any, fit: Any) -> Any:
-        if self.takes_images and isinstance(value, str | bytes):
-            return base64.b64decode(value, validate=True) if isinstance(value, str) else value
+        if self.takes_images and isinstance(value, str):
+            return base64.b64decode(value, validate=True)
         if self.names and isinstance(value, list) and len(value) == len(self.names):
             value = dict(zip(self.names, value, strict=True))
         elif self.names and not isinstance(value, dict):
@@ -84,56 +112,21 @@ class Reader:
             line = f"{where} is no PNG or JPEG that can be used: {short(why)}"
             raise HTTPException(422, line) from None
 
-    def parse(self, text: bytes) -> Any:
-        """JSON without what its readers differ on: duplicate keys, NaN, infinite numbers.
-
-        Raises:
-            HTTPException: It is no such JSON.
-        """
-
-        def fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-            found = dict(pairs)
-            if len(found) < len(pairs):
-                names = [name for name, _ in pairs]
-                twice = next(name for name in names if names.count(name) > 1)
-                raise HTTPException(400, f"the field {shown(twice)} is given twice")
-            if len(found) > len(self.names) + MAX_STRAYS:
-                raise HTTPException(400, f"an object of {len(found)} fields is none that there is")
-            return found
-
-        def constant(word: str) -> None:
-            raise HTTPException(400, f"{word} is no number of JSON: give null for a missing value")
-
-        try:
-            return json.loads(text.decode(), object_pairs_hook=fields, parse_constant=constant)
-        except RecursionError:
-            raise HTTPException(400, "the JSON is nested too deeply") from None
-        except ValueError as error:
-            raise HTTPException(400, f"the body is no JSON: {short(error, 100)}") from None
-
-    def line(self, errors: list[dict[str, Any]]) -> str:
+    def line(self, errors: list[Any]) -> str:
         """The first of pydantic's errors, or an unknown field, in a line that says where it is."""
         error = min(errors, key=lambda error: error["type"] != "extra_forbidden")
-        kind, path, given = error["type"], error["loc"][1:], error["input"]
+        kind, path, given = error["type"], error["loc"], error["input"]
         if kind == "extra_forbidden":
             close = hint(path[-1][:60], self.names if path[1:] else ["rows"])
             return f"{where(path[:-1])} has the unknown field {shown(path[-1])}{close}"
         place = where(path) if kind == "missing" else f"{where(path)} is {shown(given)}"
         if kind == "literal_error":
-            texts = [*self.codes[path[-1]]][1:MAX_MEANT]
-            if isinstance(given, str):
-                return f"{place}{hint(given[:60], texts)}"
-            close = hint(json.dumps(str(given)[:60]), map(json.dumps, texts))
-            return f"{place}, not a text{close}"
+            texts = map(json.dumps, [*self.codes[path[-1]]][1:MAX_MEANT])
+            return f"{place}{hint(json.dumps(str(given)[:60]), texts)}"
         text = re.sub("^Value error, | after validation", "", error["msg"])
         text = re.sub("dictionary or .*", "object", text[0].lower() + text[1:])
         may_lack = self.names and path[1:] and kind in ("missing", "float_type")
         return f"{place}: {text}{'; give null if it is unknown' if may_lack else ''}"
-
-
-def whole(body: Any) -> Any:
-    """An image as a request of one row."""
-    return {"rows": [body]} if isinstance(body, bytes) else body
 
 
 def listed(kind: Any, least: int, most: int) -> Any:
@@ -155,6 +148,6 @@ def where(path: tuple[str | int, ...]) -> str:
 
 def shown(value: Any) -> str:
     """A value of a request as a message shows it."""
-    words = "a list" if isinstance(value, list) else isinstance(value, dict) and "an object"
-    text = words or json.dumps(value)
+    text = "a list" * isinstance(value, list) or "an object" * isinstance(value, dict)
+    text = text or json.dumps(value)
     return text if len(text) <= 60 else f"{text[:60]} ..."

@@ -18,8 +18,8 @@ from pathlib import Path
 from src.deploy import Parser
 
 TOKEN = "FULGURITE_TOKEN"
-NEEDS = {n: n for n in ("fastapi", "httptools", "numpy", "onnxruntime", "uvicorn")}
-NEEDS["PIL"] = "pillow"
+NAMES = "fastapi", "httptools", "numpy", "onnxruntime", "uvicorn"
+NEEDS = {name: name for name in NAMES} | {"PIL": "pillow"}
 START_S, STOP_S, TICK_S = 60, 10, 0.1
 NUM_SLOTS, SLOT_BYTES = 64, 512  # of what the workers count, which outlives them
 Workers = dict[subprocess.Popen, socket.socket]  # a process answers until its socket is closed
