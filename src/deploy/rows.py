@@ -51,7 +51,7 @@ class Reader:
         row = Annotated[row, WrapValidator(self._row, json_schema_input_type=either)]
         self.model = fitting("Request", {"rows": listed(row, 1, max_rows)})
 
-    def read(self, text: bytes) -> list[Any]:
+    def read(self, text: bytes) -> Any:
         """The rows of a request, if it is JSON without what its readers differ on: duplicate keys,
         NaN, infinite numbers.
 
@@ -72,14 +72,13 @@ class Reader:
 
         try:
             given = json.loads(text.decode(), object_pairs_hook=fields, parse_constant=constant)
-            rows: list[Any] = self.model.model_validate(given).f0
+            return self.model.model_validate(given).f0
         except RecursionError:
             raise HTTPException(400, "the JSON is nested too deeply") from None
         except ValidationError as error:
             raise HTTPException(422, self.line(error.errors())) from None
         except ValueError as error:
             raise HTTPException(400, f"the body is no JSON: {short(error, 100)}") from None
-        return rows
 
     def _row(self, value: Any, fit: Any) -> Any:
         if self.takes_images and isinstance(value, str):
