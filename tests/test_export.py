@@ -222,7 +222,8 @@ def test_conversion_up_and_down(go, tmp_path):
             assert np.abs(value - expected[name]).max() < 1e-4
     said = go(f"export --onnx {export('price')}/model.onnx --opset 11 --out {tmp_path}/p")
     assert said.code == 2
-    assert re.fullmatch(r"error: there is no way to opset 11: .+\n", said.err)
+    why = "ONNX can't turn its Sub into one of that opset; export its checkpoint with --opset 11"
+    assert said.err == f"error: there is no way to opset 11: {why}\n"
     assert not (tmp_path / "p").exists()
 
 
@@ -254,6 +255,17 @@ def test_conversion_that_changes_outputs_is_refused(go, tmp_path, monkeypatch):
     said = go(f"export --onnx {tmp_path}/f.onnx --opset 15 --out {tmp_path}/o")
     assert said.code == 2
     assert said.err.startswith("error: `y` differs by ")
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_conversion_to_what_is_not_valid_is_refused_in_plain_words(go, tmp_path, monkeypatch):
+    foreign(tmp_path / "f.onnx", ["n", 3])
+    foreign(tmp_path / "g.onnx", ["n", 3], "Gelu")  # of opset 20
+    lie = onnx.load(tmp_path / "g.onnx")
+    monkeypatch.setattr(proof.version_converter, "convert_version", lambda *_: lie)
+    said = go(f"export --onnx {tmp_path}/f.onnx --opset 15 --out {tmp_path}/o")
+    why = "ONNX can't turn its Gelu into one of that opset; export its checkpoint with --opset 15"
+    assert (said.code, said.err) == (2, f"error: opset 15: no valid file: {why}\n")
     assert not (tmp_path / "o").exists()
 
 

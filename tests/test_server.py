@@ -23,12 +23,14 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.exceptions import HTTPException
 
 from src.__main__ import main as cli
 from src.deploy import app, server
-from src.deploy.app import Door, Server, openapi
-from src.deploy.rows import Reader, parse
+from src.deploy.app import Door, Server
+from src.deploy.rows import Reader
 from src.deploy.served import Served
+from src.deploy.trained import as_json
 from tests.conftest import ROOT, refused
 from tests.exports import export, root, run
 
@@ -88,37 +90,41 @@ def rows_text(text):
     (post(json.dumps(row()).replace('"town"', '"size": 1, "town"').encode()), 400, 'the field "size" is given twice'),
     (post(rows_text("NaN")), 400, "NaN is no number of JSON: give null for a missing value"),
     (post(rows_text("-Infinity")), 400, "-Infinity is no number of JSON: give null for a missing value"),
-    (post(rows_text("9" * 5000)), 400, "Exceeds the limit .*"),
+    (post(rows_text("9" * 5000)), 400, "the body is no JSON: Exceeds the limit .*"),
     (post(b"[" * 100_000), 400, "the JSON is nested too deeply"),
-    (post(rows_text("[" * 500 + "]" * 500)), 422, "rows[0].size is a list, not a number or null"),
-    (post(rows_text("1e999")), 422, "rows[0].size is too large for float32"),
-    (post(rows_text("1e39")), 422, "rows[0].size is too large for float32"),
-    (post(rows_text("9" * 400)), 422, "rows[0] has a number that is too large"),
-    (post([]), 422, "the body is not an object of one field, `rows`, a list of 1 to 1024 rows"),
-    (post({"rows": []}), 422, "the body is not an object of one field, .*"),
-    (post({"rows": 3}), 422, "the body is not an object of one field, .*"),
-    (post(row() | {"x": 1}), 422, "the body is not an object of one field, .*"),
-    (post({"rows": [EXAMPLE] * 1025}), 422, "the body is not an object of one field, .*"),
-    (post({"rows": [3]}), 422, "rows[0] is not a list of 4 values, or an object of them by name"),
-    (post({"rows": ["a"]}), 422, "rows[0] is not a list of 4 values, or an object of them by name"),
-    (post({"rows": [[1, "new", 2]]}), 422, "rows[0] is not a list of 4 values, or .*"),
+    (post(rows_text("[" * 500 + "]" * 500)), 422, "rows[0].size is a list: input should be a valid number; give null if it is unknown"),
+    (post(rows_text("1e999")), 422, "rows[0].size is Infinity: input should be a finite number"),
+    (post(rows_text("1e39")), 422, "rows[0].size is 1e+39: input should be less than or equal to 34028234663852886.*"),
+    (post(rows_text("9" * 400)), 422, "rows[0].size is 999.* ...: input should be a valid number; give null if it is unknown"),
+    (post([]), 422, "the body is a list: input should be a valid object"),
+    (post({"rows": []}), 422, "rows is a list: list should have at least 1 item, not 0"),
+    (post({"rows": 3}), 422, "rows is 3: input should be a valid list"),
+    (post({}), 422, "rows: field required"),
+    (post(row() | {"x": 1}), 422, 'the body has the unknown field "x"; there are: rows'),
+    (post({"rows": [EXAMPLE] * 1025}), 422, "rows is a list: list should have at most 1024 items, not 1025"),
+    (post({"rows": [EXAMPLE | {f"x{i}": 1 for i in range(300_000)}]}), 400, "an object of 300004 fields is none that there is"),
+    (post({"rows": [3]}), 422, "rows[0] is 3: give a list of 4, or an object of them by name"),
+    (post({"rows": ["a"]}), 422, 'rows[0] is "a": give a list of 4, or an object of them by name'),
+    (post({"rows": [[1, "new", 2]]}), 422, "rows[0] is a list: give a list of 4, or .*"),
+    (post({"rows": [[1, "nwe", 2, "a"]]}), 422, 'rows[0].state is "nwe"; did you mean "new"? .*'),
     (post({"rows": [EXAMPLE, EXAMPLE | {"sise": 1}]}), 422, 'rows[1] has the unknown field "sise"; did you mean size? there are: size, state, rooms, town'),
-    (post(row(**{"\ud800": 1})), 422, 'rows[0] has the unknown field "\\ud800"; there are: size, state, rooms, town'),
-    (post({"rows": [{"size": 1}]}), 422, "rows[0] lacks `state`: give null if it is unknown"),
-    (post(row(size="90.5")), 422, 'rows[0].size is "90.5", not a number or null'),
-    (post(row(size=True)), 422, "rows[0].size is true, not a number or null"),
-    (post(row(size={})), 422, "rows[0].size is an object, not a number or null"),
-    (post(row(state="nwe")), 422, 'rows[0].state is "nwe"; did you mean new? there are: new, old, r"u,in'),
-    (post(row(state=1)), 422, 'rows[0].state is 1; there are: new, old, r"u,in'),
-    (post(row(state="x" * 10**6)), 422, 'rows[0].state is  ...; there are: new, old, r"u,in'),
-    (post(row(), "text/plain"), 415, "send application/json, not compressed"),
-    (post(row(), ""), 415, "send application/json, not compressed"),
-    (post(row(), **{"content-encoding": "gzip"}), 415, "send application/json, not compressed"),
-    (post(b"x", "image/png"), 415, "send application/json, not compressed"),
+    (post(row(**{"\ud800": 1})), 422, 'rows[0] is "\\ud800": input should be a valid string, .*'),
+    (post({"rows": [{"size": 1}]}), 422, "rows[0].state: field required; give null if it is unknown"),
+    (post(row(size="90.5")), 422, 'rows[0].size is "90.5": input should be a valid number; give null if it is unknown'),
+    (post(row(size=True)), 422, "rows[0].size is true: input should be a valid number; .*"),
+    (post(row(size={})), 422, "rows[0].size is an object: input should be a valid number; .*"),
+    (post(row(state="nwe")), 422, 'rows[0].state is "nwe"; did you mean "new"? there are: "new", "old", "r\\"u,in"'),
+    (post(row(state=1)), 422, 'rows[0].state is 1; there are: "new", "old", "r\\"u,in"'),
+    (post(row(state="x" * 10**6)), 422, 'rows[0].state is "x.* ...; there are: "new", .*'),
+    (post(row(), "text/plain"), 415, "Content-Type is text/plain: send application/json, not compressed"),
+    (post(row(), ""), 415, "Content-Type is missing: send application/json, not compressed"),
+    (post(row(), **{"content-encoding": "gzip"}), 415, "Content-Type is application/json: send application/json, not compressed"),
+    (("POST", "/predict", {"content": b"x", "headers": [("content-type", "image/png"), ("content-type", "application/json")]}), 415, "Content-Type is image/png: .*"),
+    (post(b"x", "image/png"), 415, "Content-Type is image/png: send application/json, not compressed"),
     (post(b" " * (4 * 2**20 + 1)), 413, "more than 4,194,304 bytes"),
-    (("GET", "/predict", {}), 405, "/predict takes POST"),
-    (("DELETE", "/signature", {}), 405, "/signature takes GET"),
-    (("GET", "/../etc/passwd", {}), 404, "there are: /predict, /, /healthz, .*"),
+    (("GET", "/predict", {}), 405, "Method Not Allowed"),
+    (("DELETE", "/signature", {}), 405, "Method Not Allowed"),
+    (("GET", "/../etc/passwd", {}), 404, "there are: /predict, /, .*, /openapi.json"),
     (("GET", "/predict/", {}), 404, "there are: .*"),
 ])  # fmt: skip
 def test_hostile_requests(request_, code, line):
@@ -135,18 +141,18 @@ def test_hostile_requests(request_, code, line):
 
 
 @pytest.mark.parametrize(("request_", "line"), [
-    (post(b"x", "image/png"), "the body is no PNG or JPEG that can be used: cannot identify image file"),
-    (post(png(np.zeros((5000, 5000), np.uint8)), "image/png"), "the body is no PNG or JPEG that can be used: 5000 x 5000 is more than 16,000,000 pixels"),
-    (post(png(np.zeros((9, 9), np.uint8))[:45], "image/jpeg"), "the body is no PNG or JPEG that can be used: .*"),
-    (post({"rows": ["%%"]}), "rows[0] is no base64: Only base64 data is allowed"),
-    (post({"rows": ["\u00e9"]}), "rows[0] is no base64: string argument should contain only ASCII characters"),
+    (post(b"x", "image/png"), "rows[0] is no PNG or JPEG that can be used: cannot identify image file"),
+    (post(png(np.zeros((5000, 5000), np.uint8)), "image/png"), "rows[0] is no PNG or JPEG that can be used: 5000 x 5000 is more than 16,000,000 pixels"),
+    (post(png(np.zeros((9, 9), np.uint8))[:45], "image/jpeg"), "rows[0] is no PNG or JPEG that can be used: .*"),
+    (post({"rows": ["%%"]}), 'rows[0] is "%%": only base64 data is allowed'),
+    (post({"rows": ["\u00e9"]}), 'rows[0] is "\\u00e9": string argument should contain only ASCII characters'),
     (post({"rows": [base64.b64encode(png(np.zeros((2000, 3000), np.uint8))).decode()] * 3}), "rows[0] is no PNG or JPEG that can be used: 3000 x 2000 is more than 5,333,333 pixels"),
     (post({"rows": [base64.b64encode(b"GIF89a").decode()]}), "rows[0] is no PNG or JPEG .*"),
-    (post({"rows": [[[[0] * 8] * 7]]}), "rows[0] is not nested lists of shape [1, 8, 8], or an image"),
-    (post({"rows": [[[[0] * 8] * 7 + [[0] * 7 + [256]]]]}), "rows[0][0, 7, 7] is outside 0 to 255"),
-    (post({"rows": [[[[0] * 8] * 7 + [[0] * 7 + [-1]]]]}), "rows[0][0, 7, 7] is outside 0 to 255"),
-    (post({"rows": [[[[0] * 8] * 7 + [[0] * 7 + [1.0]]]]}), "rows[0][0, 7, 7] is 1.0, not a whole number from 0 to 255"),
-    (post({"rows": [[[[0] * 8] * 7 + [[0] * 7 + [None]]]]}), "rows[0][0, 7, 7] is null, not a whole number from 0 to 255"),
+    (post({"rows": [[[[0] * 8] * 7]]}), "rows[0][0] is a list: list should have at least 8 items, not 7"),
+    (post({"rows": [[[[0] * 8] * 7 + [[0] * 7 + [256]]]]}), "rows[0][0][7][7] is 256: input should be less than or equal to 255"),
+    (post({"rows": [[[[0] * 8] * 7 + [[0] * 7 + [-1]]]]}), "rows[0][0][7][7] is -1: input should be greater than or equal to 0"),
+    (post({"rows": [[[[0] * 8] * 7 + [[0] * 7 + [1.0]]]]}), "rows[0][0][7][7] is 1.0: input should be a valid integer"),
+    (post({"rows": [[[[0] * 8] * 7 + [[0] * 7 + [None]]]]}), "rows[0][0][7][7] is null: input should be a valid integer"),
 ])  # fmt: skip
 def test_hostile_images(request_, line):
     [said] = ask(shared("digits"), request_)
@@ -225,14 +231,14 @@ def test_images_get_what_predict_says(name, tmp_path):
 @pytest.mark.parametrize("name", ["kind", "price", "digits", "signals", "diabetes"])
 def test_rows_as_json_are_those_rows(name):
     facts = json.loads((export(name) / "signature.json").read_text())
-    reader, rng = Reader(facts["signature"]), np.random.default_rng(0)
+    reader, rng = Reader(facts["signature"], 1), np.random.default_rng(0)
     for _ in range(20):
         x = rng.integers(0, 4, reader.shape).astype(reader.dtype)
         if reader.dtype != np.uint8:
             x = x if reader.codes else rng.normal(0, 1e3, reader.shape).astype(reader.dtype)
             x[0] = np.nan
-        back = reader.row(parse(json.dumps(reader.shown(x)).encode()), "it")
-        np.testing.assert_array_equal(back, x)
+        text = json.dumps({"rows": [as_json(x, facts["signature"])]}).encode()
+        np.testing.assert_array_equal(reader.array(reader.read(text)), x[None])
     answer = served_scores(door(name), [post({"rows": [facts["example"]]})])
     assert all(np.isfinite([*(answer[0].get("probabilities") or answer[0]).values()]))
 
@@ -300,7 +306,7 @@ def test_a_prediction_that_is_no_number(monkeypatch):
     monkeypatch.setattr(table.served, "_run", lambda x: np.array([[0.5, 0.5, 0], [1, np.nan, 0]]))
     [said] = ask(table, post({"rows": [EXAMPLE] * 2}))
     assert said.status_code == 422
-    assert said.json()["error"] == "rows[1] has no finite prediction: is a value in it huge?"
+    assert said.json()["error"] == "rows[1] has no finite prediction: is a value huge?"
 
 
 def test_what_is_counted():
@@ -320,29 +326,67 @@ def test_what_is_counted():
 
 @pytest.mark.parametrize("name", ["kind", "digits", "signals"])
 def test_description_holds_for_its_own_example(name):
-    described = openapi(Served(export(name)))
-    json.dumps(described)
+    [described] = ask(door(name), ("GET", "/openapi.json", {}))
+    described = described.json()
     content = described["paths"]["/predict"]["post"]["requestBody"]["content"]
+    schemas = described["components"]["schemas"]
     schema = content["application/json"]["schema"]
     example = content["application/json"]["example"]
-    served_scores(door(name), [post(example)])
+    [answer] = served_scores(door(name), [post(example)])
+    assert answer.keys() == schemas["Prediction"]["properties"].keys()
     assert schema["required"] == [*example] == ["rows"]
     kinds = schema["properties"]["rows"]["items"]
     if name == "kind":
-        by_name = kinds["anyOf"][0]
+        assert kinds["anyOf"][0] == {"$ref": "#/components/schemas/Row"}
+        by_name = schemas["Row"]
+        assert not by_name["additionalProperties"]
         assert [*by_name["properties"]] == by_name["required"] == [*example["rows"][0]]
-        assert by_name["properties"]["state"] == {"enum": [None, "new", "old", 'r"u,in']}
+        assert by_name["properties"]["state"]["enum"] == [None, "new", "old", 'r"u,in']
+        assert len(kinds["anyOf"][1]["prefixItems"]) == 4
     else:
         array = kinds["anyOf"][0] if name == "digits" else kinds
         value, shape = example["rows"][0], []
-        while array["type"] == "array":
+        while array.get("type") == "array":
             assert len(value) == array["minItems"] == array["maxItems"]
             shape, value, array = [*shape, len(value)], value[0], array["items"]
-        assert (
-            shape
-            == json.loads((export(name) / "signature.json").read_text())["signature"]["in_shape"]
-        )
+        facts = json.loads((export(name) / "signature.json").read_text())
+        assert shape == facts["signature"]["in_shape"]
     assert ("image/png" in content) == (name == "digits")
+
+
+def test_names_and_categories_may_be_any_text():
+    names = ["class", "_a", "model_b", "a b", "zip"]
+    coded = {"zip": ["1010", "2020"], "class": ["copy"]}
+    reader = Reader(
+        {"in_shape": [5], "dtype": "float32", "feature_names": names, "categories": coded}, 2
+    )
+    rows = reader.read(b'{"rows": [["copy", 1, 2, null, "2020"]]}')
+    np.testing.assert_array_equal(reader.array(rows), [[1, 1, 2, np.nan, 2]])
+    with pytest.raises(HTTPException) as info:
+        reader.read(b'{"rows": [[null, 1, 2, 3, 1010]]}')
+    meant = 'did you mean "1010"? there are: "1010", "2020"'
+    assert info.value.detail == f"rows[0].zip is 1010; {meant}"
+
+
+@pytest.mark.parametrize(
+    ("host", "code"),
+    {
+        "localhost": 200, "LOCALHOST:8000": 200, "127.0.0.1:1": 200, "[::1]:8000": 200,
+        "evil.com": 400, "localhost.evil.com": 400, "127.0.0.1.evil.com:8000": 400, "": 400,
+    }.items(),
+)  # fmt: skip
+def test_a_page_of_the_internet_gets_nothing(host, code):
+    """Its name may lead to this machine (DNS rebinding), and its requests then come from here."""
+    counts = np.zeros((server.NUM_SLOTS, server.SLOT_BYTES // 8))
+    for token, expected in (("", code), ("s3cret", 200)):
+        local = Door(Served(export("kind")), counts, 3, token, is_local=True)
+        headers = {"authorization": "Bearer s3cret", "host": host}
+        [page, said] = ask(local, ("GET", "/", {"headers": headers}), post(row(), **headers))
+        assert page.status_code == said.status_code == expected
+    if code == 400:
+        local = Door(Served(export("kind")), counts, 3, "", is_local=True)
+        [said] = ask(local, ("GET", "/", {"headers": {"host": host}}))
+        assert said.json() == {"error": f'Host is "{host}", not localhost: others need a token'}
 
 
 def test_a_flipped_bit_is_found(tmp_path):
@@ -395,7 +439,7 @@ def test_slow_clients_are_sent_away(live, monkeypatch):
         slow.sendall(head + b"Content-Length: 100\r\n\r\n{")
         answer = slow.recv(10_000)
         assert answer.startswith(b"HTTP/1.1 408")
-        assert b'{"error": "no body within 0.3 s"}' in answer
+        assert b'{"error":"no body within 0.3 s"}' in answer
         assert slow.recv(100) == b""
     body = json.dumps(row()).encode()
     with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:  # one connection, and pauses
@@ -566,6 +610,7 @@ def test_a_new_export_a_signal_and_a_death_lose_no_request(tmp_path):
         os.kill(pid, signal.SIGKILL)
         until(lambda: pid not in serving.children() and len(serving.children()) == 2)
         assert httpx.get(serving.url + "/healthz").text == "ok"
+        assert httpx.get(serving.url, headers={"host": "evil.com"}).status_code == 400
         children = serving.children()
     assert serving.process.returncode == 0
     assert "model.onnx is not as it was exported: export it again" in serving.rest
@@ -658,5 +703,5 @@ def test_a_server_is_installed_by_its_extra():
 def test_a_missing_extra(go, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     said = go("serve --model x")
-    needs = "serve needs uvicorn: pip install httptools numpy onnxruntime uvicorn pillow (the extra"
-    assert (said.code, said.err) == (2, f"error: {needs} `serve`)\n")
+    needs = "serve needs uvicorn: pip install fastapi httptools numpy onnxruntime uvicorn pillow"
+    assert (said.code, said.err) == (2, f"error: {needs} (the extra `serve`)\n")

@@ -1,44 +1,46 @@
-"""The process that answers requests, in ASGI. It imports no torch."""
-
-from __future__ import annotations
+"""The process that answers requests, with FastAPI. It imports no torch."""
 
 import asyncio
 import hmac
 import json
 import os
+import re
 import signal
 import socket
 import sys
 import time
 import traceback
 from bisect import bisect_left
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import uvicorn
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.security import HTTPBearer
+from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from src.deploy.served import JSON, Refused, Served
-from src.deploy.server import NUM_SLOTS, SLOT_BYTES, TOKEN
+from src.deploy.rows import fitting, shown
+from src.deploy.served import JSON, Served
+from src.deploy.server import NUM_SLOTS, SLOT_BYTES, TOKEN, is_local
 from src.errors import report
 
 MAX_HEAD = 2**16  # bytes of a request besides its body
 MAX_BODY = 4 * 2**20  # bytes of a request
 MAX_HELD = 64 * 2**20  # bytes of all bodies, until they have been answered
-LARGE = 2**16  # bytes of a body that is read beside the answers to others
 MAX_REQUESTS, MAX_CONNECTIONS = 256, 2048  # at a time
 SLOW_S = 10  # a client may take for its headers, for its body, and to read the answer
 DRAIN_S = 30  # an old worker waits for its clients
-PATHS = ("/", "/healthz", "/readyz", "/metrics", "/signature", "/openapi.json")
-ROUTES = {"/predict": "POST", **dict.fromkeys(PATHS, "GET")}
 OPEN = ("/", "/healthz", "/readyz")  # without a token
+LOCAL = re.compile(r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?", re.IGNORECASE)
+BUSY, CLOSE = {"retry-after": "1"}, {"connection": "close"}
 HEADERS = {
-    "content-security-policy": "default-src 'none'; connect-src 'self'; img-src data: blob:; "
-    "frame-ancestors 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'",
-    "x-content-type-options": "nosniff",
-    "cache-control": "no-store",
+    b"content-security-policy": b"default-src 'none'; connect-src 'self'; img-src data: blob:; "
+    b"frame-ancestors 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'",
+    b"x-content-type-options": b"nosniff",
+    b"cache-control": b"no-store",
 }
 CODES = (200, 400, 401, 404, 405, 408, 413, 415, 422, 500, 503)
 TIMES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 10)  # s, upper ends
@@ -54,118 +56,142 @@ class Door:
         counts: `(NUM_SLOTS, ...)` what all workers counted.
         slot: Which row of it is this worker's.
         token: What requests must show, if not empty.
+        is_local: Only this machine can ask, by a name of its own: a page of the internet could
+            have another name that leads here.
     """
 
-    def __init__(self, served: Served, counts: np.ndarray, slot: int, token: str) -> None:
-        self.served, self.counts, self.mine = served, counts, counts[slot]
+    def __init__(
+        self, served: Served, counts: np.ndarray, slot: int, token: str, is_local: bool = False
+    ) -> None:
+        self.served, self.mine = served, counts[slot]
         self.secret = f"Bearer {token}".encode() if token else b""
+        self.needs_local = is_local and not token
         self.num_requests = self.held = 0
         self.is_leaving = False
-        self.thread = ThreadPoolExecutor(1)
-        page, ok = Path(__file__).with_name("page.html").read_text("utf-8"), ("text/plain", "ok")
-        self.texts = {
-            "/": ("text/html; charset=utf-8", page),
-            "/healthz": ok,
-            "/readyz": ok,
-            "/signature": (JSON, json.dumps(served.facts)),
-            "/openapi.json": (JSON, json.dumps(openapi(served))),
-        }
+        self.app = application(served, counts, self.mine, bool(token))
+
+    def _check(self, method: str, path: str, headers: dict[bytes, bytes]) -> None:
+        host = headers.get(b"host", b"").decode("latin-1")
+        if self.needs_local and not LOCAL.fullmatch(host):
+            raise HTTPException(400, f"Host is {shown(host)}, not localhost: others need a token")
+        if path == "/readyz" and self.is_leaving:
+            raise HTTPException(503, "leaving", BUSY)
+        if path not in OPEN:
+            given, how = headers.get(b"authorization", b""), {"www-authenticate": "Bearer"}
+            if self.secret and not hmac.compare_digest(given, self.secret):
+                raise HTTPException(401, "say Authorization: Bearer TOKEN", how)
+            if self.num_requests > MAX_REQUESTS:
+                raise HTTPException(503, "too many requests at once", BUSY)
+        if (method, path) == ("POST", "/predict"):
+            kind = (headers.get(b"content-type") or b"missing").decode("latin-1")
+            is_other = kind.partition(";")[0].strip().lower() not in self.served.kinds
+            if is_other or b"content-encoding" in headers:
+                cure = f"send {' or '.join(self.served.kinds)}, not compressed"
+                raise HTTPException(415, f"Content-Type is {kind[:60]}: {cure}")
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        began, code, more = time.perf_counter(), 200, {}
+        began, size, path = time.perf_counter(), 0, scope["path"]
+        until = asyncio.get_running_loop().time() + SLOW_S
+
+        async def hear() -> Any:
+            nonlocal size
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"no body within {SLOW_S} s", CLOSE) from None
+            length = len(message.get("body", b""))
+            size, self.held = size + length, self.held + length
+            if size > MAX_BODY:
+                raise HTTPException(413, f"more than {MAX_BODY:,} bytes", CLOSE)
+            if self.held > MAX_HELD:
+                raise HTTPException(503, "too much to read", BUSY | CLOSE)
+            return message
+
+        async def tell(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                self.num_requests -= 1
+                self.mine[CODES.index(message["status"])] += 1
+                if path == "/predict":
+                    seconds = time.perf_counter() - began
+                    self.mine[len(CODES) + bisect_left(TIMES, seconds)] += 1
+                    self.mine[SECONDS] += seconds
+                leaving = [(b"connection", b"close")] * self.is_leaving
+                message["headers"] = [*message["headers"], *HEADERS.items(), *leaving]
+            await send(message)
+
         self.num_requests += 1
         try:
-            kind, text = await self._answer(scope, receive)
-        except Refused as refused:
-            code, more, kind = refused.code, refused.headers, JSON
-            text = json.dumps({"error": refused.line})
-        except Exception:
+            self._check(scope["method"], path, dict(reversed(scope["headers"])))
+            await self.app(scope, hear, tell)
+        except HTTPException as error:
+            await refusal(error)(scope, hear, tell)
+        except Exception:  # that the app has answered
             traceback.print_exc()
-            code, kind, text = 500, JSON, json.dumps({"error": "our fault"})
-        self.num_requests -= 1
-        body = text.encode()
-        if self.is_leaving:
-            more["connection"] = "close"
-        told = {"content-type": kind, "content-length": str(len(body)), **HEADERS, **more}
-        headers = [(k.replace("_", "-").encode(), v.encode()) for k, v in told.items()]
-        self.mine[CODES.index(code)] += 1
-        if scope["path"] == "/predict":
-            seconds = time.perf_counter() - began
-            self.mine[len(CODES) + bisect_left(TIMES, seconds)] += 1
-            self.mine[SECONDS] += seconds
-        await send({"type": "http.response.start", "status": code, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    async def _answer(self, scope: Any, receive: Any) -> tuple[str, str]:
-        """Content type and text of the answer to a request."""
-        path, headers = scope["path"], dict(scope["headers"])
-        if path not in OPEN:
-            shown = headers.get(b"authorization", b"")
-            if self.secret and not hmac.compare_digest(shown, self.secret):
-                raise Refused(401, "say Authorization: Bearer TOKEN", www_authenticate="Bearer")
-            if self.num_requests > MAX_REQUESTS:
-                raise Refused(503, "too many requests at once", retry_after="1")
-        if path not in ROUTES:
-            raise Refused(404, f"there are: {', '.join(ROUTES)}")
-        if scope["method"] != ROUTES[path]:
-            raise Refused(405, f"{path} takes {ROUTES[path]}", allow=ROUTES[path])
-        if path == "/predict":
-            return JSON, json.dumps(await self._predict(headers, receive))
-        if path == "/readyz" and self.is_leaving:
-            raise Refused(503, "leaving", retry_after="1")
-        if path == "/metrics":
-            return "text/plain; version=0.0.4", prometheus(self.counts, self.served.version)
-        return self.texts[path]
-
-    async def _predict(self, headers: dict[bytes, bytes], receive: Any) -> dict[str, Any]:
-        kind = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
-        if kind not in self.served.kinds or b"content-encoding" in headers:
-            raise Refused(415, f"send {' or '.join(self.served.kinds)}, not compressed")
-        body, more, read = bytearray(), True, self.served.read
-        try:
-            async with asyncio.timeout(SLOW_S):
-                while more:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise Refused(400, "the client left")
-                    body += (chunk := message.get("body", b""))
-                    self.held, more = self.held + len(chunk), message.get("more_body", False)
-                    if len(body) > MAX_BODY:
-                        raise Refused(413, f"more than {MAX_BODY:,} bytes", connection="close")
-                    if self.held > MAX_HELD:
-                        raise Refused(503, "too much to read", retry_after="1", connection="close")
-            if len(body) < LARGE and kind == JSON:
-                x = read(kind, bytes(body))
-            else:
-                loop = asyncio.get_running_loop()
-                x = await loop.run_in_executor(self.thread, read, kind, bytes(body))
-            self.mine[ROWS] += len(x)
-            return await self.served.answer(x)
-        except TimeoutError:
-            raise Refused(408, f"no body within {SLOW_S} s", connection="close") from None
         finally:
-            self.held -= len(body)
+            self.held -= size
 
 
-def openapi(served: Served) -> dict[str, Any]:
-    """The description of all routes in OpenAPI 3.1, with a row that is real."""
-    rows = {"type": "array", "items": served.reader.schema(), "minItems": 1}
-    body: dict[str, Any] = {
-        "type": "object",
-        "properties": {"rows": rows | {"maxItems": served.max_rows}},
-    }
-    body = {"required": ["rows"], "additionalProperties": False, **body}
-    binary = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
-    content: dict[str, Any] = dict.fromkeys(served.kinds, binary)
-    content[JSON] = {"schema": body, "example": served.example}
-    codes = {str(code): {"description": "`error`, one line"} for code in CODES[1:]}
-    codes["200"] = {"description": "as asked"}
-    paths: dict[str, Any] = {p: {m.lower(): {"responses": codes}} for p, m in ROUTES.items()}
-    paths["/predict"]["post"] |= {"security": [{"token": []}, {}]}
-    paths["/predict"]["post"] |= {"requestBody": {"required": True, "content": content}}
-    components = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
-    info = {"title": served.facts["name"], "version": served.version}
-    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": components}
+def refusal(error: HTTPException, line: str = "") -> JSONResponse:
+    """The answer to a request that gets no other."""
+    return JSONResponse({"error": line or error.detail}, error.status_code, error.headers)
+
+
+def application(served: Served, counts: np.ndarray, mine: np.ndarray, is_closed: bool) -> FastAPI:
+    """The routes, and their description in OpenAPI, by the signature of the model."""
+
+    async def refuse(request: Request, error: HTTPException) -> JSONResponse:
+        paths = ", ".join([*app.openapi()["paths"], "/openapi.json"])
+        return refusal(error, f"there are: {paths}" if error.status_code == 404 else "")
+
+    async def our_fault(request: Request, error: Exception) -> JSONResponse:
+        return refusal(HTTPException(500, "our fault"))
+
+    said = {"schema": fitting("Refusal", {"error": str}).model_json_schema()}
+    said = {"description": "In one line, why there is no other answer", "content": {JSON: said}}
+    app = FastAPI(
+        title=served.facts["name"], version=served.version, docs_url=None, redoc_url=None,
+        redirect_slashes=False, responses={"default": said},
+        exception_handlers={HTTPException: refuse, Exception: our_fault},
+    )  # fmt: skip
+    locked = [Depends(HTTPBearer(auto_error=False))] * is_closed
+    schema = served.reader.model.model_json_schema(ref_template="#/components/schemas/{model}")
+    parts = schema.pop("$defs", {})
+    file = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+    rows = {JSON: {"schema": schema, "example": served.example}}
+    body = {"requestBody": {"required": True, "content": dict.fromkeys(served.kinds, file) | rows}}
+
+    @app.post("/predict", response_model=served.answers, dependencies=locked, openapi_extra=body)
+    async def predict(request: Request) -> Any:
+        """The predictions for rows, by name or as lists, or images."""
+        body, kind = await request.body(), request.headers["content-type"]
+        rows = [body] if kind.strip().lower().startswith("image/") else served.reader.read(body)
+        mine[ROWS] += len(rows)
+        return Response(json.dumps(await served.answer(rows)), media_type=JSON)
+
+    @app.get("/", response_class=HTMLResponse)
+    async def form() -> str:
+        """A page to try the model by hand."""
+        return Path(__file__).with_name("page.html").read_text("utf-8")
+
+    @app.get("/healthz", response_class=PlainTextResponse)
+    @app.get("/readyz", response_class=PlainTextResponse)
+    async def ok() -> str:
+        """Whether it answers, and whether it takes more requests."""
+        return "ok"
+
+    @app.get("/metrics", dependencies=locked, response_class=PlainTextResponse)
+    async def metrics() -> str:
+        """What was counted, for Prometheus."""
+        return prometheus(counts, served.version)
+
+    @app.get("/signature", dependencies=locked)
+    async def signature() -> dict[str, Any]:
+        """What the model takes and gives, and what is known of it."""
+        return served.facts
+
+    app.openapi()["components"]["schemas"] |= parts
+    return app
 
 
 def prometheus(counts: np.ndarray, version: str) -> str:
@@ -270,11 +296,12 @@ def main(argv: list[str]) -> int:
         served = Served(Path(argv[0]))
         with os.fdopen(counts, "r+b") as file:
             table = np.memmap(file, np.float64, "r+", shape=(NUM_SLOTS, SLOT_BYTES // 8))
-        door = Door(served, table, slot, os.environ.get(TOKEN, ""))
+        sock = socket.socket(fileno=listener)
+        door = Door(served, table, slot, os.environ.get(TOKEN, ""), is_local(sock))
     except Exception as error:
         return report(error, debug=False)
     with socket.socket(fileno=line) as near:
-        Server(door, near).run([socket.socket(fileno=listener)])
+        Server(door, near).run([sock])
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def labelled(model: onnx.ModelProto, opset: int, facts: dict[str, Any]) -> bytes
         onnx.checker.check_model(model, full_check=True)
         content = bytes(model.SerializeToString())
     except Exception as error:  # not valid, or over 2 GB
-        raise ValueError(f"opset {opset}: no valid file: {short(error, 150)}") from error
+        raise ValueError(f"opset {opset}: no valid file: {plainly(error)}") from error
     found = {(o.domain or "ai.onnx", o.version) for o in model.opset_import}
     if found != {("ai.onnx", opset)}:
         raise ValueError(f"opset {opset} was asked for, and this can only be written as {found}")
@@ -113,8 +114,13 @@ def converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     try:
         return version_converter.convert_version(model, opset)
     except Exception as error:  # an assertion in C++
-        why = short(str(error).rpartition(": ")[2], 150)
-        raise ValueError(f"there is no way to opset {opset}: {why}") from error
+        raise ValueError(f"there is no way to opset {opset}: {plainly(error)}") from error
+
+
+def plainly(error: Exception) -> str:
+    """What the converter or the checker of ONNX refuses; they say it in the words of their code."""
+    op = re.search(r"No (?:Previous Version of|Adapter .* for|Op registered for) (\w+)", str(error))
+    return f"ONNX can't turn its {op[1]} into one of that opset" if op else short(error, 150)
 
 
 def renewed(path: Path, opset: int) -> tuple[bytes, dict[str, Any]]:
@@ -133,7 +139,10 @@ def renewed(path: Path, opset: int) -> tuple[bytes, dict[str, Any]]:
     props = {entry.key: entry.value for entry in model.metadata_props}
     facts = {k: json.loads(v) for k, v in props.items()} if "fingerprint" in props else {}
     old, x, sizes = session(path.read_bytes()), *drawn(model, facts)
-    content = labelled(converted(model, opset), opset, facts)
+    try:
+        content = labelled(converted(model, opset), opset, facts)
+    except ValueError as error:
+        raise ValueError(f"{error}; export its checkpoint with --opset {opset}") from error
     names = [output.name for output in model.graph.output]
     print(f"proof: opset {opset}; {compare(old, session(content), x, names, sizes)}")
     return content, facts

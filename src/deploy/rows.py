@@ -1,158 +1,152 @@
-"""Rows as JSON or images, read as strictly as a door needs it, into the rows that a model takes."""
+"""What requests and answers must fit, as pydantic models made from the signature of an export."""
 
 from __future__ import annotations
 
 import base64
 import json
-import math
-from types import NoneType
-from typing import Any
+import re
+from collections import Counter
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, WrapValidator, create_model
+from starlette.exceptions import HTTPException
 
 from src.errors import hint, short
 from src.pixels import Form, decode
 
 MAX_PIXELS = 16_000_000  # of all images of a request as they are sent, before they are resized
+MAX_STRAYS, MAX_MEANT = 16, 500  # unknown fields; categories among which the one meant is sought
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+BASE64 = Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]
 
 
 class Reader:
-    """Reads rows by the signature of an export.
+    """Reads requests by the signature of an export.
 
     Args:
         signature: `Signature` as a dict, of JSON types.
+        max_rows: Of a request.
     """
 
-    def __init__(self, signature: dict[str, Any]) -> None:
+    def __init__(self, signature: dict[str, Any], max_rows: int) -> None:
         self.shape, self.dtype = tuple(signature["in_shape"]), np.dtype(signature["dtype"])
         self.names, coded = [*signature["feature_names"]], signature["categories"].items()
         self.codes = {k: {v: i for i, v in enumerate((None, *values))} for k, values in coded}
-        self.is_whole = self.dtype == np.uint8
-        self.takes_images = self.is_whole and len(self.shape) == 3 and self.shape[0] in (1, 3)
+        self.takes_images = self.dtype == np.uint8 and self.shape[:-2] in ((1,), (3,))
+        number: Any = Annotated[int, Field(ge=0, le=255)]
+        if self.dtype != np.uint8:
+            most = float(np.finfo(self.dtype).max)
+            number = Annotated[float, Field(ge=-most, le=most)] | None
+        row: Any = number
+        for size in reversed(self.shape):
+            row = listed(row, size, size)
+        either = row | BASE64 if self.takes_images else row
+        if self.names:
+            fields = dict.fromkeys(self.names, number)
+            for name, codes in self.codes.items():
+                fields[name] = Annotated[Literal[*codes], AfterValidator(codes.__getitem__)]
+            row = fitting("Row", fields)
+            either = row | tuple[*fields.values()]  # type: ignore[misc]
+        row = Annotated[row, WrapValidator(self._row, json_schema_input_type=either)]
+        self.model = fitting("Request", {"rows": listed(row, 1, max_rows)})
 
-    def row(self, value: Any, where: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-        """One row `(*in_shape)`, of its features by name or in their order, or an image in base64.
+    def read(self, text: bytes) -> Any:
+        """The rows of a request, if it is JSON without what its readers differ on: duplicate keys,
+        NaN, infinite numbers.
 
         Raises:
-            ValueError: It is no such row; the message begins with `where`.
+            HTTPException: It is no such JSON, or doesn't fit.
         """
-        if isinstance(value, str) and self.takes_images:
-            try:
-                content = base64.b64decode(value, validate=True)
-            except ValueError as error:
-                raise ValueError(f"{where} is no base64: {error}") from None
-            return self.image(content, where, max_pixels)
-        if self.names and isinstance(value, dict):
-            for name in value:
-                if name not in self.names:
-                    close = hint(name[:60], self.names)
-                    raise ValueError(f"{where} has the unknown field {shown(name)}{close}")
-            for name in self.names:
-                if name not in value:
-                    raise ValueError(f"{where} lacks `{name}`: give null if it is unknown")
-            value = [value[name] for name in self.names]
-        leaves = [value]
-        for size in self.shape:
-            if any(type(part) is not list or len(part) != size for part in leaves):
-                what = f"a list of {len(self.names)} values, or an object of them by name"
-                what = what if self.names else f"nested lists of shape {list(self.shape)}"
-                raise ValueError(f"{where} is not {what}{', or an image' * self.takes_images}")
-            leaves = [leaf for part in leaves for leaf in part]
-        for i, name in enumerate(self.names):
-            if codes := self.codes.get(name):
-                if not isinstance(leaves[i], str | None) or leaves[i] not in codes:
-                    close = hint(str(leaves[i])[:60], [*codes][1:])
-                    raise ValueError(f"{where}.{name} is {shown(leaves[i])}{close}")
-                leaves[i] = codes[leaves[i]]
-        return self._numbers(leaves, where).reshape(self.shape)
 
-    def _numbers(self, leaves: list[Any], where: str) -> np.ndarray:
-        def at(i: int) -> str:
-            places = np.unravel_index(i, self.shape)
-            return f"{where}.{self.names[i]}" if self.names else f"{where}{[*map(int, places)]}"
+        def fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            if len(pairs) > len(self.names) + MAX_STRAYS:
+                raise HTTPException(400, f"an object of {len(pairs)} fields is none that there is")
+            if len(found := dict(pairs)) < len(pairs):
+                twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+                raise HTTPException(400, f"the field {shown(twice)} is given twice")
+            return found
 
-        for i, leaf in enumerate(leaves):
-            if type(leaf) not in ((int,) if self.is_whole else (int, float, NoneType)):
-                what = "a whole number from 0 to 255" if self.is_whole else "a number or null"
-                raise ValueError(f"{at(i)} is {shown(leaf)}, not {what}")
+        def constant(word: str) -> None:
+            raise HTTPException(400, f"{word} is no number of JSON: give null for a missing value")
+
         try:
-            values = np.array([math.nan if leaf is None else leaf for leaf in leaves], np.float64)
-        except OverflowError:  # an integer of hundreds of digits
-            raise ValueError(f"{where} has a number that is too large") from None
-        with np.errstate(over="ignore", invalid="ignore"):
-            x = values.astype(self.dtype)
-        bad = (values < 0) | (values > 255) if self.is_whole else np.isinf(x)
-        if bad.any():
-            what = "outside 0 to 255" if self.is_whole else f"too large for {self.dtype}"
-            raise ValueError(f"{at(int(bad.argmax()))} is {what}")
+            given = json.loads(text.decode(), object_pairs_hook=fields, parse_constant=constant)
+            return self.model.model_validate(given).f0
+        except RecursionError:
+            raise HTTPException(400, "the JSON is nested too deeply") from None
+        except ValidationError as error:
+            raise HTTPException(422, self.line(error.errors())) from None
+        except ValueError as error:
+            raise HTTPException(400, f"the body is no JSON: {short(error, 100)}") from None
+
+    def _row(self, value: Any, fit: Any) -> Any:
+        if self.takes_images and isinstance(value, str):
+            return base64.b64decode(value, validate=True)
+        if self.names and isinstance(value, list) and len(value) == len(self.names):
+            value = dict(zip(self.names, value, strict=True))
+        elif self.names and not isinstance(value, dict):
+            raise ValueError(f"give a list of {len(self.names)}, or an object of them by name")
+        return fit(value)
+
+    def array(self, rows: list[Any]) -> np.ndarray:
+        """Rows that fit, as `(N, *in_shape)`; images are stretched to the size that is taken.
+
+        Raises:
+            HTTPException: One can't be read.
+        """
+        if self.names:
+            return np.array([[*row.__dict__.values()] for row in rows], self.dtype)
+        room, x = MAX_PIXELS // len(rows), np.empty((len(rows), *self.shape), self.dtype)
+        for i, row in enumerate(rows):
+            x[i] = self._image(row, f"rows[{i}]", room) if isinstance(row, bytes) else row
         return x
 
-    def image(self, content: bytes, where: str, max_pixels: int) -> np.ndarray:
-        """One row of a PNG or JPEG, stretched to the size that the model takes.
-
-        Raises:
-            ValueError: This is none.
-        """
+    def _image(self, content: bytes, where: str, max_pixels: int) -> np.ndarray:
         form: Form = (self.shape[1], self.shape[2]), "grey" if self.shape[0] == 1 else "rgb"
         try:
             return decode(content, form, ("PNG", "JPEG"), max_pixels)
         except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, ...
             why = str(error).partition(" <")[0] or type(error).__name__
-            raise ValueError(f"{where} is no PNG or JPEG that can be used: {short(why)}") from None
+            line = f"{where} is no PNG or JPEG that can be used: {short(why)}"
+            raise HTTPException(422, line) from None
 
-    def shown(self, row: np.ndarray) -> Any:
-        """A row as JSON, which `row` reads as that row: by name where features have names."""
-        if self.is_whole:
-            return row.tolist()
-        values = [None if v != v else float(str(v)) for v in row.flat]  # 0.1, not 0.10000000149
-        if not self.names:
-            return np.array(values, object).reshape(row.shape).tolist()
-        named: dict[str, Any] = dict(zip(self.names, values, strict=True))
-        return named | {k: [*codes][int(named[k] or 0)] for k, codes in self.codes.items()}
-
-    def schema(self) -> dict[str, Any]:
-        """The JSON schema of one row."""
-        whole = {"type": "integer", "minimum": 0, "maximum": 255}
-        leaf: dict[str, Any] = whole if self.is_whole else {"type": ["number", "null"]}
-        kinds = {name: {"enum": [*codes]} for name, codes in self.codes.items()}
-        schema: dict[str, Any] = {"anyOf": [leaf, *kinds.values()]} if kinds else leaf
-        for size in reversed(self.shape):
-            schema = {"type": "array", "items": schema, "minItems": size, "maxItems": size}
-        if self.names:
-            fields = {name: kinds.get(name, leaf) for name in self.names}
-            other = {"type": "object", "properties": fields, "required": self.names}
-            return {"anyOf": [other | {"additionalProperties": False}, schema]}
-        text = {"type": "string", "contentEncoding": "base64"}
-        return {"anyOf": [schema, text]} if self.takes_images else schema
+    def line(self, errors: list[Any]) -> str:
+        """The first of pydantic's errors, or an unknown field, in a line that says where it is."""
+        error = min(errors, key=lambda error: error["type"] != "extra_forbidden")
+        kind, path, given = error["type"], error["loc"], error["input"]
+        if kind == "extra_forbidden":
+            close = hint(path[-1][:60], self.names if path[1:] else ["rows"])
+            return f"{where(path[:-1])} has the unknown field {shown(path[-1])}{close}"
+        place = where(path) if kind == "missing" else f"{where(path)} is {shown(given)}"
+        if kind == "literal_error":
+            texts = map(json.dumps, [*self.codes[path[-1]]][1:MAX_MEANT])
+            return f"{place}{hint(json.dumps(str(given)[:60]), texts)}"
+        text = re.sub("^Value error, | after validation", "", error["msg"])
+        text = re.sub("dictionary or .*", "object", text[0].lower() + text[1:])
+        may_lack = self.names and path[1:] and kind in ("missing", "float_type")
+        return f"{place}: {text}{'; give null if it is unknown' if may_lack else ''}"
 
 
-def parse(text: bytes) -> Any:
-    """JSON without what its readers differ on: duplicate keys, NaN, infinite numbers.
+def listed(kind: Any, least: int, most: int) -> Any:
+    """A list; what is wrong with it is looked for no further than to the first item."""
+    return Annotated[list[kind], Field(min_length=least, max_length=most, fail_fast=True)]
 
-    Raises:
-        ValueError: It is no such JSON.
-    """
 
-    def fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"the field {shown(twice)} is given twice")
-        return found
+def fitting(name: str, fields: dict[str, Any]) -> Any:
+    """A model of an object with these fields and no others, whatever their names are."""
+    made: Any = {f"f{i}": (kind, Field(alias=k)) for i, (k, kind) in enumerate(fields.items())}
+    return create_model(name, __config__=STRICT, **made)
 
-    def constant(word: str) -> None:
-        raise ValueError(f"{word} is no number of JSON: give null for a missing value")
 
-    try:
-        return json.loads(text.decode(), object_pairs_hook=fields, parse_constant=constant)
-    except RecursionError:
-        raise ValueError("the JSON is nested too deeply") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"the body is no JSON: {short(error, 100)}") from None
+def where(path: tuple[str | int, ...]) -> str:
+    """A place in a request, such as `rows[0].size`."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return "".join(parts).lstrip(".") or "the body"
 
 
 def shown(value: Any) -> str:
     """A value of a request as a message shows it."""
-    words = "a list" if isinstance(value, list) else isinstance(value, dict) and "an object"
-    return words or short(json.dumps(value), 60)
+    text = "a list" * isinstance(value, list) or "an object" * isinstance(value, dict)
+    text = text or json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]} ..."

@@ -18,7 +18,8 @@ from pathlib import Path
 from src.deploy import Parser
 
 TOKEN = "FULGURITE_TOKEN"
-NEEDS = {n: n for n in ("httptools", "numpy", "onnxruntime", "uvicorn")} | {"PIL": "pillow"}
+NAMES = "fastapi", "httptools", "numpy", "onnxruntime", "uvicorn"
+NEEDS = {name: name for name in NAMES} | {"PIL": "pillow"}
 START_S, STOP_S, TICK_S = 60, 10, 0.1
 NUM_SLOTS, SLOT_BYTES = 64, 512  # of what the workers count, which outlives them
 Workers = dict[subprocess.Popen, socket.socket]  # a process answers until its socket is closed
@@ -56,13 +57,17 @@ def main(argv: list[str]) -> None:
         why = os.strerror(error.errno) if error.errno else error
         raise ValueError(f"--host {args.host} --port {args.port}: {why}") from None
     with tempfile.TemporaryFile() as counts, door as listener:
-        address = listener.getsockname()[0]
-        is_local = address.startswith("127.") or address == "::1"
-        if not (is_local or os.environ.get(TOKEN) or args.insecure):
-            what = f"{address} is open to other machines"
+        if not (is_local(listener) or os.environ.get(TOKEN) or args.insecure):
+            what = f"{listener.getsockname()[0]} is open to other machines"
             raise ValueError(f"{what}: set {TOKEN} to a secret text, or give --insecure")
         counts.truncate(NUM_SLOTS * SLOT_BYTES)
         Parent(args.model, args.workers, listener, counts.fileno()).run()
+
+
+def is_local(listener: socket.socket) -> bool:
+    """Whether it listens to this machine alone."""
+    address: str = listener.getsockname()[0]
+    return address.startswith("127.") or address == "::1"
 
 
 def verified(folder: Path) -> dict[str, bytes]:

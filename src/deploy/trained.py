@@ -24,7 +24,6 @@ from src.cli import CLI, pairs, quiet
 from src.config import Config
 from src.deploy import USUAL, proof
 from src.deploy.measure import classes, measured
-from src.deploy.rows import Reader
 from src.errors import short
 from src.models.model import Model
 from src.tracking.wandb_log import git_state
@@ -92,7 +91,7 @@ class Trained:
             "rows": self.data.split.report["counts"],
             "metrics": {split: measured(self.model, split) for split in self.model.results},
             "classes": classes(self.model, self.split, self.data.signature.class_names),
-            "example": Reader(signature).shown(self.rows(self.split)[0]),
+            "example": as_json(self.rows(self.split)[0], signature),
             "outputs": self.outputs,
             "config": checkpoint["config"],
             "commit": f"{git['commit']}{'-dirty' * git['dirty']}" if git else "unknown",
@@ -219,3 +218,15 @@ class Trained:
         assert y is not None
         found = self.model.metrics(self.scores(run, split), y)
         return {name: found[name].item() for name in known}
+
+
+def as_json(row: np.ndarray, signature: dict[str, Any]) -> Any:
+    """A row as JSON, which a server reads as that row: by name where features have names."""
+    if row.dtype == np.uint8:
+        return row.tolist()
+    values = [None if v != v else float(str(v)) for v in row.flat]  # 0.1, not 0.10000000149
+    if not signature["feature_names"]:
+        return np.array(values, object).reshape(row.shape).tolist()
+    named: dict[str, Any] = dict(zip(signature["feature_names"], values, strict=True))
+    coded = signature["categories"].items()
+    return named | {k: [None, *values][int(named[k] or 0)] for k, values in coded}
