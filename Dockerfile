@@ -4,7 +4,7 @@ FROM python:3.11-slim
 
 WORKDIR /app
 COPY constraints.txt ./
-RUN pip install --no-cache-dir --no-compile -c constraints.txt fastapi httptools numpy onnxruntime pillow uvicorn uvloop
+RUN pip install --no-cache-dir -c constraints.txt fastapi httptools numpy onnxruntime pillow uvicorn uvloop
 COPY src/__init__.py src/__main__.py src/errors.py src/pixels.py src/
 COPY src/deploy src/deploy
 USER 65534
