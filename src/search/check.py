@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
 from hashlib import sha256
 from math import sqrt
 from pathlib import Path
@@ -17,15 +16,15 @@ from statistics import fmean, stdev
 from scipy.special import stdtrit
 
 from src.cli import merged, pairs
-from src.config import SECTIONS, Config, Tree, load, options
+from src.config import Config, Tree
 from src.errors import WORSE, hint
 from src.many import fits
 from src.run_folder import root_of
 from src.search.compare import SAME, flat, over_seeds, read_run, read_table, table
 
-OWN = {"baseline": "", "seeds": "5", "metric": "", "demand": "not worse", "run": ""}
+OWN = {"baseline": "", "seeds": "5", "metric": "", "demand": "", "run": ""}
 BUDGET = ("max_epochs", "max_steps", "max_time", "limit_train_batches", "limit_val_batches")
-# What flags say of the trainer that is no change: where runs are trained, and for how long.
+# What flags say of the trainer that is no change: for how long, and where runs are trained.
 BOTH = (*BUDGET, "accelerator", "default_root_dir", "devices", "limit_test_batches", "logger")
 LEVEL = 0.95  # of the interval
 
@@ -40,85 +39,58 @@ def check(argv: list[str]) -> None:
     """
     start, given = time.perf_counter(), [*pairs(argv, OWN)]
     own = OWN | {name: value for name, value in given if name in OWN}
-    _refuse(own)
-    path = Path(own["baseline"])
-    path = path / "config.yaml" if path.is_dir() else path
-    files = [value for name, value in given if name == "config"] or [str(path)]
+    if not own["baseline"] or own["demand"] not in ("", "better"):
+        raise ValueError("check takes --baseline RUN or CONFIG, and perhaps --demand better")
+    if not own["seeds"].isdecimal() or (num := int(own["seeds"])) < 2:
+        raise ValueError(f"--seeds {own['seeds']} is not 2 or more: one pair has no spread")
+    base = Path(own["baseline"])
+    base = base / "config.yaml" if base.is_dir() else base
+    files = [value for name, value in given if name == "config"] or [str(base)]
     flags = [flag for flag in given if flag[0] not in (*OWN, "config")]
     both = [flag for flag in flags if flag[0] in {f"trainer.{key}" for key in BOTH}]
-    sides = {"baseline": ([str(path)], both), "changed": (files, flags)}
-    trees = {side: merged(Config(), *of).checked() for side, of in sides.items()}
-    file = Path(files[0])
-    name = own["run"] or (file.parent.name if file.stem == "config" else file.stem)
-    folder = root_of(trees["changed"]) / "check" / name
-    if Path(name).name != name:
-        raise ValueError(f"--run {name!r} is not the name of a folder below {folder.parent}/")
-    first, num = trees["changed"]["seed_everything"], int(own["seeds"])
-    print(f"{folder}: {num} runs of each, {_budget(trees)}", flush=True)
-    marks = {side: digest(tree) for side, tree in trees.items()}
-    seeds = range(first, first + num)
-    runs = {(s, seed): folder / f"{s}-{marks[s]}-{seed}" for seed in seeds for s in sides}
-    todo = [key for key in runs if read_run(runs[key], "").state != "done"]
+    sides = {"baseline": ([str(base)], both), "changed": (files, flags)}
+    trees = [merged(Config(), *side).checked() for side in sides.values()]
+    budgets = [
+        ", ".join(f"{k} {v}" for k in BUDGET if (v := tree["trainer"].get(k)) not in (None, -1))
+        for tree in trees
+    ]
+    if budgets[0] != budgets[1]:
+        what = f"the baseline is trained for {budgets[0]}, the change for {budgets[1]}"
+        raise ValueError(f"{what}: give --trainer.max_epochs N, say, which is for both")
+    name = base.parent.name if base.name == "config.yaml" else Path(files[0]).stem
+    folder = root_of(trees[1]) / "check" / (own["run"] or name)
+    seeds = range(first := trees[1]["seed_everything"], first + num)
+    print(f"{folder}: {num} seeds, each trained for {budgets[0]}", flush=True)
+    marks = dict(zip(sides, map(digest, trees), strict=True))
+    runs = {(seed, s): folder / f"{s}-{marks[s]}-{seed}" for seed in seeds for s in sides}
+    todo = [key for key, run in runs.items() if read_run(run, "").state != "done"]
     try:
         for part in (todo[:2], todo[2:]):  # what can't be compared is known after two runs
             if part:
-                fits([words(*sides[key[0]], runs[key], key[1]) for key in part])
-            metric = comparable(runs["baseline", first], runs["changed", first], own["metric"])
+                fits([words(*sides[s], runs[seed, s], seed) for seed, s in part])
+            metric = comparable(runs[first, "baseline"], runs[first, "changed"], own["metric"])
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"python -m src check {shlex.join(argv)}") from None
-    rows = {side: [read_run(runs[side, seed], metric) for seed in seeds] for side in sides}
-    old, new = ([row.values[0] for row in rows[side]] for side in sides)
-    is_less = rows["baseline"][0].is_less(metric)
-    mean, half = interval([b - a for a, b in zip(old, new, strict=True)])
+    rows = [[read_run(runs[seed, s], metric) for seed in seeds] for s in sides]
+    old, new = ([row.values[0] for row in side] for side in rows)
+    differences = [b - a for a, b in zip(old, new, strict=True)]
+    mean, is_less = fmean(differences), rows[0][0].is_less(metric)
+    half = float(stdtrit(num - 1, (1 + LEVEL) / 2)) * stdev(differences) / sqrt(num)  # Student's
     verdict = "better" if (mean < 0) == is_less else "worse"
     verdict = verdict if abs(mean) > half else "no difference"
-    shown = []
-    for side in sides:
-        for row in rows[side]:
-            row.name = str(folder / side)
-            kept = {k: v for k, v in row.more.items() if metric[:5] == "test/" or k[:5] != "test/"}
-            row.more = kept
-        shown += over_seeds(rows[side])
-    print(table(shown, len(shown)))
-    with (folder / "check.csv").open("w", newline="", encoding="utf-8") as out:
-        csv.writer(out).writerow(["seed", "baseline", "changed", "metric"])
-        csv.writer(out).writerows(zip(seeds, old, new, [metric] * num, strict=True))
+    for side, name in zip(rows, sides, strict=True):
+        for row in side:  # without other metrics, of test rows above all
+            row.name, row.more = name, {k: v for k, v in row.more.items() if "/" not in k}
+    print(table(over_seeds([*rows[0], *rows[1]]), 2))
+    with (folder / "check.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("seed", *sides), *zip(seeds, old, new, strict=True)])
     print(
-        f"{metric}, {'less' if is_less else 'more'} is better: changed {fmean(new):.6g} - baseline "
-        f"{fmean(old):.6g} = {mean:+.3g}, {LEVEL:.0%} interval {mean - half:+.3g} to "
-        f"{mean + half:+.3g} (paired t over {num} seeds, {num - 1} degrees of freedom)"
+        f"{metric}, {'less' if is_less else 'more'} is better: changed - baseline = {mean:+.4g}, "
+        f"{LEVEL:.0%} interval {mean - half:+.4g} to {mean + half:+.4g} (paired t, {num} seeds)"
     )
     print(f"{verdict}  ({time.perf_counter() - start:.1f} s, {folder / 'check.csv'})")
-    if verdict == "worse" or own["demand"] not in (OWN["demand"], verdict):
+    if verdict == "worse" or own["demand"] not in ("", verdict):
         sys.exit(WORSE)
-
-
-def _refuse(own: dict[str, str]) -> None:
-    if not own["baseline"]:
-        raise ValueError("check needs a baseline: give --baseline, a run folder or a config")
-    if not own["seeds"].isdecimal() or int(own["seeds"]) < 2:
-        raise ValueError(f"--seeds {own['seeds']} is not 2 or more: a single pair has no spread")
-    if own["demand"] not in (OWN["demand"], "better"):
-        raise ValueError(f"--demand {own['demand']} is not known: give --demand better")
-    if own["metric"] and not own["metric"].startswith(("val/", "test/")):
-        raise ValueError(f"--metric {own['metric']} is of no val or test rows: give val/loss, say")
-
-
-def _budget(trees: dict[str, Tree]) -> str:
-    """How long both are trained, in words.
-
-    Raises:
-        ValueError: One longer than the other.
-    """
-    there, found = options(load(SECTIONS["trainer"])), []
-    for key in BUDGET:
-        default = there[key].default
-        old, new = (tree["trainer"].get(key, default) for tree in trees.values())
-        if old != new:
-            what = f"`trainer.{key}` is {new}, and {old} in the baseline"
-            raise ValueError(f"{what}: give --trainer.{key} VALUE, which is for both")
-        found += [f"{key} {new}"] * (new != default)
-    return ", ".join(found) or "as long as the trainer's defaults say"
 
 
 def digest(tree: Tree) -> str:
@@ -131,10 +103,10 @@ def digest(tree: Tree) -> str:
 
 def words(files: list[str], flags: list[tuple[str, str]], run: Path, seed: int) -> list[str]:
     """The words of `fit` for a run, or to go on with it, on one core."""
+    how = [("trainer.devices", "1"), ("callbacks.threads", "Threads"), *flags]
     own = {"trainer.default_root_dir": run.parent, "run": run.name, "seed_everything": seed}
-    given = [("config", file) for file in files]
-    given += [("trainer.devices", "1"), ("callbacks.threads", "Threads"), *flags]
-    return [f"--{key}={value}" for key, value in (*given, *own.items(), ("resume", "auto"))]
+    pairs = [*(("config", file) for file in files), *how, *own.items(), ("resume", "auto")]
+    return [f"--{key}={value}" for key, value in pairs]
 
 
 def comparable(old: Path, new: Path, metric: str) -> str:
@@ -145,29 +117,17 @@ def comparable(old: Path, new: Path, metric: str) -> str:
     """
     base = read_run(old, metric)
     metric, changed = base.metric, read_run(new, base.metric)
-    both = base.config, changed.config
-    keys = [k for k in {**both[0], **both[1]} if not k.startswith(SAME)]
-    if all(both[0].get(key) == both[1].get(key) for key in keys):
+    options = [{k: v for k, v in r.config.items() if k not in SAME} for r in (base, changed)]
+    if options[0] == options[1]:
         raise ValueError("the change changes nothing: give --config FILE or --KEY VALUE")
-    split = metric.partition("/")[0]
-    reports = [json.loads((run / "partition.json").read_text("utf-8")) for run in (old, new)]
-    marks = [report["evaluated"][split] for report in reports]
+    if not base.values or not changed.values:
+        names = [name for line in read_table(old / "metrics.csv")[:1] for name in line]
+        raise ValueError(f"no {metric} in {old} or {new}{hint(metric, names)}")
+    if base.is_less(metric) != changed.is_less(metric):
+        raise ValueError(f"less {metric} is better in one, more in the other: give --metric NAME")
+    split, reports = metric.partition("/")[0], [old / "partition.json", new / "partition.json"]
+    marks = [json.loads(path.read_text("utf-8"))["evaluated"].get(split) for path in reports]
     if marks[0] != marks[1]:
         what = f"no verdict: the {split} rows of the change are not those of the baseline"
-        raise ValueError(f"{what}: change the train rows alone, or compare it by hand")
-    for row, run in (base, old), (changed, new):
-        if not row.values:
-            names = [name for line in read_table(run / "metrics.csv")[:1] for name in line]
-            raise ValueError(f"no {metric} in {run}{hint(metric, names)}")
-    if base.is_less(metric) != changed.is_less(metric):
-        raise ValueError(
-            f"less {metric} is better for one, more for the other: see callbacks.checkpoint"
-        )
+        raise ValueError(f"{what}, so other rows judge it: change the train rows alone")
     return metric
-
-
-def interval(differences: Sequence[float]) -> tuple[float, float]:
-    """Their mean, and how far the ends of its interval by Student's t are from it."""
-    num = len(differences)
-    spread = stdev(differences) / sqrt(num)
-    return fmean(differences), float(stdtrit(num - 1, (1 + LEVEL) / 2)) * spread

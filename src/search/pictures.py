@@ -1,7 +1,5 @@
 """The picture of a comparison: the metric of each run and of its seeds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from statistics import fmean, stdev
 from textwrap import fill
@@ -13,8 +11,6 @@ from src.errors import short
 from src.search.compare import Row, brief, differing, spread
 
 MOST = 40  # runs of a table
-LONGEST = 60  # characters of a label
-OTHER = "0.6"  # the grey of what isn't done
 
 
 def draw(tables: dict[str, list[Row]], path: Path) -> None:
@@ -27,15 +23,10 @@ def draw(tables: dict[str, list[Row]], path: Path) -> None:
         axes = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
         for ax, (title, rows) in zip(axes, shown.items(), strict=True):
             for i, row in enumerate(rows):
-                color = "#0072B2" if row.state == "done" else OTHER
+                color = "#0072B2" if row.state == "done" else "0.6"
                 bar = stdev(row.values) if len(row.values) > 1 else 0
                 ax.errorbar(fmean(row.values), i, xerr=bar, fmt="o", color=color, capsize=3)
                 ax.plot(row.values, [i] * len(row.values), "k.", ms=3)
-                at = ax.get_yaxis_transform()
-                ax.text(1.01, i, spread(row.values), transform=at, va="center", size=8)
-            values = [value for row in rows for value in row.values]
-            if 0 < 30 * min(values) < max(values):
-                ax.set_xscale("log")
             better = "less" if rows[0].is_less(rows[0].metric) else "more"
             ax.set_yticks(range(len(rows)), labels(rows), size=8)
             ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"{rows[0].metric}: {better} is better")
@@ -46,12 +37,11 @@ def draw(tables: dict[str, list[Row]], path: Path) -> None:
 
 
 def labels(rows: list[Row]) -> list[str]:
-    """A run's name, and the options in which it differs from the others."""
+    """A run's value and name, and the options in which it differs from the others."""
     names = differing(rows, [row.cells() for row in rows])
     names.sort(key=lambda name: name.startswith("trainer."))
-    return [
-        short(", ".join([Path(row.name).name, *(
-            f"{k.rpartition('.')[2]} {brief(row.config[k])}" for k in names if k in row.config
-        )]), LONGEST)
-        for row in rows
-    ]  # fmt: skip
+    texts = []
+    for row in rows:
+        own = [f"{k.rpartition('.')[2]} {brief(row.config[k])}" for k in names if k in row.config]
+        texts.append(short(", ".join([f"{spread(row.values)}: {Path(row.name).name}", *own]), 75))
+    return texts

@@ -1,9 +1,5 @@
 """What only a class itself refuses, heard before the first trial: it is built, of no data."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any
 from unittest.mock import patch
 
@@ -18,16 +14,26 @@ SHAPES = (64,), (1, 4096), (3, 4096, 4096)  # rows, signals, images; of any size
 QUIET = {"Checkpoint", "EarlyStopping", "EMA", "Threads"}  # callbacks that log no metric
 
 
-def refusals(tree: Tree, shapes: Iterable[tuple[int, ...]] = SHAPES) -> dict[tuple[int, ...], str]:
-    """Why the classes of a checked config don't take their options, for each shape of a row."""
-    found = {}
-    for shape in shapes:
-        found[shape] = ""
+def refusal(tree: Tree) -> tuple[str, list[str]]:
+    """Why the classes of a checked config don't take their options, for rows of no shape.
+
+    Returns:
+        The reason, empty if there is none; the metrics of validation, if they are certain.
+    """
+    why = ""
+    for shape in SHAPES:
         try:
-            built(tree, shape)
-        except Exception as error:  # of what isn't wrong input, who knows
-            found[shape] = explain(error)[0] if isinstance(error, ValueError) else ""
-    return found
+            model = built(tree, shape)
+            nodes = filter(None, tree["callbacks"].values())
+            if not {node["class_path"].rpartition(".")[2] for node in nodes} <= QUIET:
+                return "", []
+            names = model.metrics(torch.eye(2), torch.tensor([0, 1]))
+            return "", [f"val/{name}" for name in ("loss", *names)]
+        except ValueError as error:
+            why = explain(error)[0]
+        except Exception:  # it may be the stand-ins' fault
+            return "", []
+    return why, []
 
 
 def built(tree: Tree, shape: tuple[int, ...]) -> Any:
@@ -35,33 +41,17 @@ def built(tree: Tree, shape: tuple[int, ...]) -> Any:
     params = [nn.Parameter(torch.zeros(1))]
     given: Tree = {"in_shape": shape, "out_dim": 2, "num_categories": (), "params": params}
     given["optimizer"] = SGD(params, momentum=0.9)
-    with torch.device("meta"), patch.object(torch.Tensor, "normal_", same):
-        _built(tree["data"]["partition"], "data.partition", given)
-        return _built(tree["model"], "model", given)
 
+    def make(node: Any, key: str) -> Any:
+        if isinstance(node, list):
+            return [make(item, key) for item in node]
+        if not isinstance(node, dict) or "class_path" not in node:
+            return node
+        args = {name: make(value, f"{key}.{name}") for name, value in node["init_args"].items()}
+        own = {name: given[name] for name in GIVEN.get(key, ())}
+        return load(node["class_path"])(**own, **args)
 
-def _built(node: Any, key: str, given: Tree) -> Any:
-    if isinstance(node, list):
-        return [_built(item, key, given) for item in node]
-    if not isinstance(node, dict) or "class_path" not in node:
-        return node
-    args = {k: _built(value, f"{key}.{k}", given) for k, value in node["init_args"].items()}
-    own = {name: given[name] for name in GIVEN.get(key, ())}
-    return load(node["class_path"])(**own, **args)
-
-
-def same(weight: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    """In the place of random weights, for which `meta` would import the compiler: 1 s."""
-    return weight
-
-
-def logged(tree: Tree) -> list[str]:
-    """The metrics of the validation rows, if it is certain that there are no others."""
-    nodes = filter(None, tree["callbacks"].values())
-    if {node["class_path"].rpartition(".")[2] for node in nodes} <= QUIET:
-        for shape in SHAPES:
-            with suppress(Exception):
-                model = built(tree, shape)
-                names = model.metrics(torch.eye(2), torch.tensor([0, 1]))
-                return [f"val/{name}" for name in ("loss", *names)]
-    return []
+    # Random weights on `meta` would import the compiler: 1 s.
+    with torch.device("meta"), patch.object(torch.Tensor, "normal_", lambda self, *_, **__: self):
+        make(tree["data"]["partition"], "data.partition")
+        return make(tree["model"], "model")

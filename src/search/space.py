@@ -13,7 +13,7 @@ from typing import Any, Literal
 from src.cli import pairs
 from src.config import Choice, Config, Experiment, options, room_of
 from src.errors import hint
-from src.search.rehearsal import logged, refusals
+from src.search.rehearsal import refusal
 
 ELSEWHERE = ("program", "name", "description", "project", "entity")  # W&B's alone
 MOST_CHOICES = 64  # combinations of classes: each is tried
@@ -199,44 +199,36 @@ class Space(Config):
                 yield dict(zip((*self.choices, *rest), (*classes, *texts), strict=True))
 
     def _check(self) -> None:
-        """Reads the config of every value and of both ends of every range, and builds its model."""
+        """Reads the config of every value and of both ends of every range, and builds its model.
+
+        What a class refuses beside the others' first values and beside their last ones is wrong.
+        """
         combinations = [*product(*(p.texts for p in self.choices.values()))]
         if not self.parameters or len(combinations) > MOST_CHOICES:
             what = f"{len(self.parameters)} keys and {len(combinations)} combinations of classes"
             raise self._wrong(("parameters",), f" has {what}: 1 to {MOST_CHOICES} are searched")
         untried = {k: p.texts for k, p in self.parameters.items() if k not in self.choices}
-        names = []
+        logged = []
         for classes in combinations:
-            only, rest = dict(zip(self.choices, classes, strict=True)), self.rest(classes)
-            chosen = only | {key: self.parameters[key].texts[0] for key in rest}
+            chosen, rest = dict(zip(self.choices, classes, strict=True)), self.rest(classes)
+            last = chosen | {key: self.parameters[key].texts[-1] for key in rest}
+            chosen |= {key: self.parameters[key].texts[0] for key in rest}
             tree = self.config(chosen).checked()
-            names.append(logged(tree))
+            logged.append(refusal(tree)[1])
             trees = {(key, chosen[key]): tree for key in rest if key in untried}
             for key in rest:
                 for text in untried.pop(key, [])[1:]:
                     trees[key, text] = self.config(chosen | {key: text}).checked()
-            last = only | {key: self.parameters[key].texts[-1] for key in rest}
-            for (key, text), tree in trees.items():
-                if all(refusals(tree).values()):
-                    self._refuse(key, text, only, last)
+            refused = [at for at, tree in trees.items() if refusal(tree)[0]]
+            for key, text in refused if len(refused) < len(trees) else ():
+                if why := refusal(self.config(last | {key: text}).checked())[0]:
+                    raise ValueError(f"{self.marks['parameters', key]}{why}")
         for key, texts in untried.items():
             self.config(chosen | {key: texts[0]}).checked()  # says what there is instead
             raise self._wrong(("parameters", key), f" goes with none of {', '.join(self.choices)}")
-        if all(names) and self.metric not in (there := dict.fromkeys(chain(*names))):
-            what = f": no {self.metric} is logged{hint(self.metric, there)}"
+        if all(logged) and self.metric not in (names := dict.fromkeys(chain(*logged))):
+            what = f": no {self.metric} is logged{hint(self.metric, names)}"
             raise self._wrong(("metric", "name"), what)
-
-    def _refuse(self, key: str, text: str, *others: dict[str, str]) -> None:
-        """Refuses a value that its class takes with none of the others, where these are fine."""
-        try:
-            alone = refusals(self.config(others[0]).checked())
-        except ValueError:  # the parameters say what the file leaves out
-            return
-        fine = [shape for shape, why in alone.items() if not why]
-        trees = [self.config(other | {key: text}).checked() for other in others]
-        whys = [why for tree in trees for why in refusals(tree, fine).values()]
-        if whys and all(whys):
-            raise ValueError(f"{self.marks['parameters', key]}{whys[0]}")
 
 
 def takes(config: Config, key: str) -> bool:
