@@ -65,8 +65,8 @@ def check(argv: list[str]) -> None:
     runs = {(seed, s): folder / f"{s}-{marks[s]}-{seed}" for seed in seeds for s in sides}
     todo = [key for key, run in runs.items() if read_run(run, "").state != "done"]
     try:
-        for part in (todo[:2], todo[2:]):  # what can't be compared is known after two runs
-            if part:
+        for is_first in (True, False):  # what can't be compared is known after two runs
+            if part := [key for key in todo if (key[0] == first) == is_first]:
                 fits([words(*sides[s], runs[seed, s], seed) for seed, s in part])
             metric = comparable(runs[first, "baseline"], runs[first, "changed"], own["metric"])
     except KeyboardInterrupt:

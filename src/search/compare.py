@@ -108,7 +108,8 @@ def read_run(folder: Path, metric: str) -> Row:
     state = "done" if more else "unfinished"
     if lines:
         seconds = path.stat().st_mtime - (folder / "config.yaml").stat().st_mtime
-        more |= {"epochs": str(len(values)), "seconds": f"{seconds:.1f}"}
+        epochs = sum(bool(line.get("train/loss")) for line in lines)
+        more |= {"epochs": str(epochs), "seconds": f"{seconds:.1f}"}
     if (path := folder / "model.json").is_file():
         more["num_weights"] = str(json.loads(path.read_text("utf-8"))["num_weights"])
     row = Row(str(folder), state, metric, values, config, fingerprint(folder), more)
