@@ -23,7 +23,7 @@ from src.errors import hint, short
 SAME = ("seed_everything", "trainer.default_root_dir", "callbacks.threads")  # say nothing of a run
 COLUMNS = ("trial", "state", "metric", "values", "epochs", "seconds", "num_weights", "data", "note")
 STATES = ("done", "pruned", "unfinished", "failed")
-WIDEST = 28  # characters of a cell
+WIDEST, LONGEST = 28, 75  # characters of a cell, and of a label
 FLAGS = {
     "--metric": "NAME", "--sort": "KEY", "--where": "KEY=VALUE", "--csv": "FILE", "--plot": "FILE"
 }  # fmt: skip
@@ -257,6 +257,19 @@ def chosen(rows: list[Row], text: str) -> list[Row]:
     return found
 
 
+def labelled(rows: list[Row]) -> list[tuple[str, bool, list[float]]]:
+    """Each row as a picture shows it, with the options in which it differs from the others."""
+    names = differing(rows, [row.cells() for row in rows])
+    names.sort(key=lambda name: name.startswith("trainer."))
+    found = []
+    for row in rows:
+        own = [f"{k.rpartition('.')[2]} {brief(row.config[k])}" for k in names if k in row.config]
+        head = f"{Path(row.name).name}: {brief(spread(row.values))}"
+        label = short(", ".join([head, *own]), LONGEST)
+        found.append((label, row.state == "done", row.values))
+    return found
+
+
 def compare(argv: list[str]) -> None:
     """Prints a table for each set of rows, split and metric: others aren't comparable.
 
@@ -291,4 +304,7 @@ def compare(argv: list[str]) -> None:
     if path := flags.get("--plot"):
         from src.search.pictures import draw
 
-        draw(tables, Path(path))
+        drawn = {
+            title: labelled([row for row in group if row.values]) for title, group in tables.items()
+        }
+        draw({title: rows for title, rows in drawn.items() if rows}, Path(path))
