@@ -334,7 +334,7 @@ def test_no_config(refused, tmp_path):
     refused("'foo' is no flag: options are --KEY VALUE, files --config FILE", "list foo")
     refused(
         "no subcommand 'fti'; there are: fit, validate, test, predict, search, compare, check, "
-        "serve, list",
+        "export, serve, list",
         "fti",
     )
 
