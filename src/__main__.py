@@ -13,12 +13,13 @@ SUBCOMMANDS = {
     "predict": "write a CSV of predictions for new rows",
     "search": "find the best of given hyperparameters",
     "compare": "a leaderboard of runs and searches",
+    "check": "say whether a change is better than a baseline, over seeds",
     "export": "write the model as one ONNX file that takes raw rows, proven equal",
     "serve": "answer HTTP requests with an exported model, without torch",
     "list": "show the sources, nets, models, callbacks and configs that there are",
 }
 # Subcommands that are a room's own: it takes their words, and may be deleted.
-OWN = {"start": "start", "search": "search", "compare": "search"}
+OWN = {"start": "start", "search": "search", "compare": "search", "check": "search"}
 OWN |= {"export": "deploy", "serve": "deploy"}
 for name, room in OWN.items():
     if not (Path(__file__).parent / room / "__init__.py").is_file():

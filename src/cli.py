@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -23,10 +23,10 @@ from src import run_folder
 from src.callbacks import Monitor, Report
 from src.callbacks.faults import BadSteps, Signals
 from src.callbacks.resume import Resume
-from src.config import Config, Tree
+from src.config import Config, Experiment, Tree, options
 from src.data.module import DataModule
 from src.durable import DurableIO, guard, previous
-from src.errors import short
+from src.errors import hint, short
 from src.loop import DirectLoop
 from src.models.model import Model
 from src.tracking import Wandb
@@ -37,6 +37,7 @@ for name in ("callbacks", "profilers"):  # what is said there was asked for
     logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
 yaml.SafeDumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(text[:]))
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of calls by Lightning
+OWN = ("run", "ckpt_path", "resume")  # flags that are no keys of a config
 # Warnings of Lightning and torch about nothing that a person can or should change.
 NOISE = (
     r"(?s).*(does not have many workers|to estimate number|logging interval|sync_dist=True|"
@@ -189,9 +190,9 @@ def run(command: str, argv: list[str]) -> dict[str, float]:
         ValueError: An option, a config, the data or a checkpoint is wrong.
     """
     guard()
-    flags = list(pairs([word for word in argv if word != "--print_config"]))
+    flags = list(pairs([word for word in argv if word != "--print_config"], OWN))
     files = [value for name, value in flags if name == "config"]
-    own = {name: value for name, value in flags if name in ("run", "ckpt_path", "resume")}
+    own = {name: value for name, value in flags if name in OWN}
     flags = [flag for flag in flags if flag[0] not in ("config", *own)]
     flags.sort(key=lambda flag: flag[0].count("."))  # classes first
     path = run_folder.find(merged(Config(), files, flags), **own)
@@ -224,17 +225,24 @@ def merged(config: Config, files: list[str], flags: list[tuple[str, str]]) -> Co
     return config
 
 
-def pairs(words: list[str]) -> Iterator[tuple[str, str]]:
+def pairs(words: list[str], own: Iterable[str] | None = None) -> Iterator[tuple[str, str]]:
     """Each flag with its value.
+
+    Args:
+        words: As typed.
+        own: The flags that there are beside those of a config, if that is to be checked here.
 
     Raises:
         ValueError: A word is no flag, or a flag has no value.
     """
+    there = None if own is None else [*own, "config", *options(Experiment)]
     rest = iter(words)
     for word in rest:
         flag, equals, value = word.partition("=")
         if not flag.startswith("--"):
             raise ValueError(f"{word!r} is no flag: options are --KEY VALUE, files --config FILE")
+        if there and "." not in flag and flag[2:] not in there:
+            raise ValueError(f"`{flag[2:]}`: there is no such key{hint(flag[2:], there)}")
         if (not equals and (value := next(rest, "")).startswith("--")) or not value:
             raise ValueError(f"{flag} has no value: give {flag} VALUE")
         yield flag[2:], value

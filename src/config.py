@@ -199,8 +199,8 @@ class Config:
             raise ValueError(f"{path}: `base` goes round in a circle")
         if not path.is_file():
             wanted = f" (`base` of {via[-1]})" if via else ""
-            there = (path.parent if via else Path("configs")).glob("*.yaml")
-            listed = hint(str(path), sorted(map(str, there)))
+            near = path.parent if path.parent.name and path.parent.is_dir() else Path("configs")
+            listed = hint(str(path), sorted(map(str, near.glob("*.yaml"))))
             raise FileNotFoundError(f"no config {path}{wanted}{listed}")
         with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
             text = file.read(MAX_BYTES + 1)

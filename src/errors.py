@@ -15,7 +15,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-OUR_FAULT, WRONG_INPUT, INTERRUPTED, BAD_NUMBERS = 1, 2, 75, 76
+OUR_FAULT, WRONG_INPUT, WORSE, INTERRUPTED, BAD_NUMBERS = 1, 2, 3, 75, 76
 # Options and classes of torch and Lightning that can't do their work here, and what to do instead.
 UNFIT = {
     "callbacks": "write `callbacks: {NAME: CLASS}`, as in --callbacks.stop EarlyStopping",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from unittest.mock import patch
 
-from src.errors import explain
+from src.errors import INTERRUPTED, explain
 from src.run_folder import RUN_DIR
 from src.startup import import_lightning
 
@@ -41,8 +42,15 @@ def fits(jobs: Sequence[Sequence[str]]) -> list[dict[str, float]]:
 
 
 def _begin() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import_lightning()
     sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+
+
+def _end_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(INTERRUPTED)  # a run is killed at any instant and gone on with
 
 
 def _fit(words: Sequence[str]) -> dict[str, float] | str:

@@ -21,7 +21,7 @@ from src.data.module import DataModule
 from src.models.model import Model
 
 RUN_DIR = "FULGURITE_RUN_DIR"  # tells the ranks that a run starts which folder is theirs
-STATED = ("config.yaml", "partition.json", "statistics.json")
+STATED = ("config.yaml", "partition.json", "statistics.json", "model.json")
 
 
 def root_of(tree: dict[str, Any]) -> Path:
@@ -150,9 +150,9 @@ class RunFolder(L.Callback):
         size = sum(p.numel() for p in pl_module.parameters())
         names = type(data.source).__name__, type(pl_module.net).__name__
         print(f"{names[0]}: {counts} rows; {names[1]}: {size:,} parameters", flush=True)
-        partition = json.dumps(data.split.report, indent=1)
-        statistics = json.dumps(vars(data.statistics), indent=1)
-        for name, text in zip(STATED, (self.config, partition, statistics), strict=True):
+        stated = data.split.report, vars(data.statistics), {"net": names[1], "num_weights": size}
+        texts = [self.config, *(json.dumps(each, indent=1) for each in stated)]
+        for name, text in zip(STATED, texts, strict=True):
             if not (trainer.ckpt_path and (folder / name).exists()):  # of a run that goes on
                 (folder / name).write_text(text)
 

@@ -333,8 +333,8 @@ def test_no_config(refused, tmp_path):
     )
     refused("'foo' is no flag: options are --KEY VALUE, files --config FILE", "list foo")
     refused(
-        "no subcommand 'fti'; there are: fit, validate, test, predict, search, compare, export, "
-        "serve, list",
+        "no subcommand 'fti'; there are: fit, validate, test, predict, search, compare, check, "
+        "export, serve, list",
         "fti",
     )
 

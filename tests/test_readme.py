@@ -42,11 +42,11 @@ def test_a_command_runs(command, folder, monkeypatch, capfd):
         pytest.importorskip("src.start")
     if words[0] == "export":
         pytest.importorskip("src.deploy")
-    if words[0] in ("search", "compare") or "/search/" in command:
+    if words[0] in ("search", "compare", "check") or "/search/" in command:
         pytest.importorskip("src.search")
     if words[0] == "search":
         words += ["--trials", "3"]
-    if words[0] in ("fit", "search", "start") and "--trainer.max_epochs" not in words:
+    if words[0] in ("fit", "search", "start", "check") and "--trainer.max_epochs" not in words:
         words += ["--trainer.max_epochs", "2"]
     assert main(words) == 0, capfd.readouterr().err
 

@@ -94,7 +94,7 @@ def space(tmp_path, monkeypatch):
 # --- the file
 
 
-LR = "  model.optimizer.lr: {values: [0.1]}\n"
+HIDDEN = "model.net.hidden_dims: {values: [[8], [16]]}"
 S = "{tmp}/s.yaml"
 
 
@@ -120,8 +120,17 @@ S = "{tmp}/s.yaml"
     ("digits_mlp.yaml", "digit_mlp.yaml"): "no config " + str(ROOT) + "/configs/digit_mlp.yaml (`base` of {tmp}/s.yaml); ...",
     ("method: grid", "method: grid\nearly_terminate: {type: hyperband, eta: 1}"): S + ":8: `early_terminate` needs a min_iter of 1 or more and an eta of 2 or more",
     ("method: grid", "method: grid\nrun_cap: 0"): S + ":8: `run_cap` is 0, not a number above 0",
+    ("[0.01, 0.03]", "[0.01, -1.0]"): S + ":10: `model.optimizer`: Invalid learning rate: -1.0",
+    ("[[8], [16]]", "[[0], [16]]"): S + ":9: `model.net.hidden_dims` has 0: it must be a positive number",
+    (HIDDEN, "model.net.dropout: {values: [0.5, 1.5]}"): S + ":9: `model.net.dropout` is 1.5, not in [0, 1)",
+    (HIDDEN, "model.net.activation: {values: [tahn, relu]}"): S + ":9: `model.net.activation` has 'tahn', which is none of relu, ...",
+    (HIDDEN, "model.label_smoothing: {values: [0.0, 1.0]}"): S + ":9: `model.label_smoothing` is 1, not in [0, 1)",
+    (HIDDEN, "data.partition.fracs: {values: [[0.7, 0.15, 0.15], [0.9, 0.9, 0.1]]}"): S + ":9: `data.partition.fracs` [0.9, 0.9, 0.1] sum to 1.9: ...",
+    (HIDDEN, "model.net: {values: [MLP, ConvNet]}\n  model.net.kernel: {values: [3, 4]}"): S + ":10: `model.net.kernel` has 4: it must be a positive odd number",
+    (HIDDEN, "model.net.hidden_dims: {values: [[8], [8, 8]]}\n  model.net.activation: {values: [[relu]]}"): S + ":9: `model.net.activation` is a list of 1, not of 2: ...",
+    ("val/loss", "val/accuracy"): S + ":5: `metric.name`: no val/accuracy is logged; did you mean val/auroc? there are: val/loss, val/acc, val/f1, val/auroc",
     ("method: grid", "method: random"): "{tmp}/s.yaml has no end: give --trials, --epochs or --minutes",
-}.items(), ids=map(str, range(22)))  # fmt: skip
+}.items(), ids=map(str, range(31)))  # fmt: skip
 def test_a_wrong_file_is_refused_at_once(search, change, line, tmp_path):
     said = search(GRID.replace(*change))
     expected = "error: " + line.replace("{tmp}", str(tmp_path))
@@ -139,6 +148,8 @@ def test_a_wrong_file_is_refused_at_once(search, change, line, tmp_path):
     ("--epochs 2.5", "`epochs` is 2.5, not an integer or null"),
     ("--trials 0", "`run_cap` is 0, not a number above 0"),
     ("--model.optimizer.lr 0.1", "{tmp}/s.yaml:10: `parameters.model.optimizer.lr` is searched: give no flag for it"),
+    ("--trails 5", "`trails`: there is no such key; did you mean trials? there are: run, trials, ..."),
+    ("--minute 5", "`minute`: there is no such key; did you mean minutes? ..."),
     ("--data.batchsize 1", "`data.batchsize`: DataModule has no such option; did you mean batch_size? ..."),
 ])  # fmt: skip
 def test_a_wrong_flag(search, words, line, tmp_path):
@@ -156,7 +167,31 @@ def test_optuna_is_needed(go, monkeypatch):
 
 def test_a_file_is_needed(go):
     assert "give --config" in go("search").err
-    assert "no config nothing.yaml" in go("search --config nothing.yaml").err
+    assert "no config nothing.yaml; there are: configs/" in go("search --config nothing.yaml").err
+    said = go("search --config configs/search/digit_mlp.yaml")
+    assert said.err == (
+        "error: no config configs/search/digit_mlp.yaml; did you mean configs/search/digits_mlp.yaml? "
+        "there are: configs/search/digits_mlp.yaml, configs/search/mnist1d.yaml\n"
+    )
+
+
+@pytest.mark.parametrize("change", [
+    (HIDDEN, "model.net.hidden_dims: {values: [[8], [8, 8]]}\n  model.net.activation: {values: [relu, [relu, tanh]]}"),
+    (HIDDEN, "model.net: {values: [MLP, ConvNet]}\n  model.net.strides: {values: [2, 9]}"),
+    (HIDDEN, "model.scheduler: {values: [StepLR, CyclicLR, WarmupCosine]}\n  model.scheduler.step_size: {value: 2}\n  model.scheduler.base_lr: {value: 0.1}\n  model.scheduler.max_lr: {value: 1.0}"),
+    (HIDDEN, "model.augment: {values: [[Flip], [Crop, Flip]]}"),
+    ("val/loss", "val/auroc"),
+])  # fmt: skip
+def test_what_some_trials_may_do_is_not_refused(space, change):
+    """Pairs of values that go together in part, and classes that need more than they can get."""
+    assert len([*space(GRID.replace(*change)).grid()]) >= 4
+
+
+def test_the_rehearsal_draws_no_random_number_and_leaves_tensors_as_they_are(space):
+    before, normal = torch.get_rng_state(), torch.Tensor.normal_
+    space(GRID)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.Tensor.normal_ is normal
 
 
 def test_what_a_class_does_not_take_it_is_not_given(space):
@@ -612,7 +647,7 @@ def test_seeds_are_judged_by_their_mean(search):
 
 
 def test_failed_trials_are_shown_and_end_a_search_that_only_fails(search):
-    said = search(RANDOM.replace("val/loss", "val/accuracy"))
+    said = search(RANDOM.replace("val/loss", "val/accuracy"), "--callbacks.mine", "Timer")
     assert said.code == 2
     assert said.err == (
         "error: 3 trials failed, 0 did not: `metric.name`: no val/accuracy is logged; did you mean "
@@ -623,14 +658,15 @@ def test_failed_trials_are_shown_and_end_a_search_that_only_fails(search):
     assert "`metric.name`" in rows[0]["note"]
     assert "Traceback" in (search.folder / "trials" / "0000" / "error.txt").read_text()
 
-    wide = GRID.replace("[0.01, 0.03]", "[0.01, 1.0e+30]").replace("[[8], [16]]", "[[8], [0]]")
+    wide = GRID.replace("[0.01, 0.03]", "[0.01, 1.0e+30]")
+    wide = wide.replace(HIDDEN, "data.partition.group_by: {values: [null, owner]}")
     said = search(wide, "--run", "wide")
     assert said.code == 0, said.err
     rows = table(search.folder.with_name("wide") / "leaderboard.csv")
     assert [r["state"] for r in rows] == ["done", "pruned", "failed", "failed"]
     assert "lower `model.optimizer.lr`" in rows[1]["note"]
-    assert "must be a positive number" in rows[2]["note"]
-    assert "must be a positive number" in said.out
+    assert "names a column, and the source has none" in rows[2]["note"]
+    assert "names a column, and the source has none" in said.out
 
 
 @pytest.mark.parametrize(("code", "expected"), [(75, 75), (1, 2), (76, 0)])
@@ -790,9 +826,13 @@ def test_runs_are_compared_where_they_can_be(go, search, tmp_path):
     assert sum(len(t) - 1 for t in both) == 5
 
 
+TAKES = "compare takes runs/NAME ... [--metric NAME] [--sort KEY] [--where KEY=VALUE] [--csv FILE] [--plot FILE]"
+
+
 @pytest.mark.parametrize(("words", "line"), [
-    ("", "compare takes runs/NAME ... [--metric NAME] [--csv FILE]"),
-    ("{tmp} --sort x", "compare takes runs/NAME ... [--metric NAME] [--csv FILE]"),
+    ("", TAKES),
+    ("{tmp} --sorted x", TAKES),
+    ("{tmp} --sort", TAKES),
     ("{tmp}", "{tmp} holds no runs: give run folders, or what `search` left in runs/"),
     ("{tmp}/none", "{tmp}/none holds no runs: give run folders, or what `search` left in runs/"),
 ])  # fmt: skip

@@ -92,6 +92,7 @@ class Partition:
             raise ValueError(f"train has none of the {len(rows)} rows: change `data.partition`")
         report = {
             "fingerprint": fingerprint(ids, rows.y),
+            "evaluated": {k: fingerprint(ids[index[k]], rows.y[index[k]]) for k in SPLITS[1:]},
             "counts": {name: len(i) for name, i in index.items()},
             "class_counts": {name: _count_classes(rows, i) for name, i in index.items()},
             "dropped": int((where == FREE).sum()),

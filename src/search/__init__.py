@@ -1,4 +1,4 @@
-"""Finds the best of given hyperparameters, and compares runs.
+"""Finds the best of given hyperparameters, compares runs, and checks a change.
 
 python -m src search --config configs/search/FILE.yaml [--KEY VALUE ...]
   Runs the trials of the file, or goes on with them, on all cores or GPUs of this machine. The file
@@ -13,29 +13,42 @@ python -m src search --config configs/search/FILE.yaml [--KEY VALUE ...]
                    more cores with --callbacks.threads.num N, more GPUs with --trainer.devices N
   --storage URL    a database of Optuna or a file, for workers on several machines
 
-python -m src compare RUN ... [--metric NAME] [--csv FILE]
+python -m src compare RUN ... [--metric NAME] [--sort KEY] [--where KEY=VALUE] [--csv FILE]
+                              [--plot FILE.png]
   RUN is a run folder, the folder of a search, or a folder of such. Runs on other rows, of another
   partition or judged by another metric are in tables of their own; runs that differ in the seed
-  alone are one line.
+  alone are one line. KEY is a column or an option, by its end or as a whole; --where may be given
+  several times, also as KEY!=VALUE, "KEY<N" or "KEY>N".
+
+python -m src check [--config FILE ...] [--KEY VALUE ...] --baseline RUN [--seeds N]
+  Trains what is given, and the baseline, with N seeds (5) each, for as long and on the same rows,
+  and says whether the change is better, worse or no difference: the mean of the differences
+  between runs of one seed, and its 95 % interval by Student's t. RUN is a run folder or a config;
+  without --config, KEY changes that. What was trained is kept: more seeds add to it.
+  --metric NAME    what judges: val/loss, or what callbacks.checkpoint.monitor says; test/acc, say,
+                   only if it is asked for
+  --demand better  exit code 3 also if there is no difference; without it, only if it is worse
+  --run NAME       name of the folder below runs/check/; without it the config's name
+  --trainer.max_epochs N and other limits are for both.
 """
 
+from importlib import import_module
 from importlib.util import find_spec
 
 
 def main(command: str, argv: list[str]) -> None:
-    """Runs `search` or `compare`."""
+    """Runs `search`, `compare` or `check`."""
     if {"-h", "--help"} & {*argv}:
         print(__doc__)
     elif command == "compare":
         from src.search.compare import compare
 
         compare(argv)
-    elif not find_spec("optuna"):
+    elif command == "search" and not find_spec("optuna"):
         raise ValueError("search needs optuna: pip install optuna (the extra `search`)")
     else:
         from src.startup import import_lightning
 
         import_lightning()
-        from src.search.command import search
-
-        search(argv)
+        where = {"search": "command", "check": "check"}[command]
+        getattr(import_module(f"src.search.{where}"), command)(argv)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import operator
 import os
+import re
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -16,12 +18,16 @@ from typing import Any
 
 import yaml
 
-from src.errors import short
+from src.errors import hint, short
 
 SAME = ("seed_everything", "trainer.default_root_dir", "callbacks.threads")  # say nothing of a run
 COLUMNS = ("trial", "state", "metric", "values", "epochs", "seconds", "num_weights", "data", "note")
 STATES = ("done", "pruned", "unfinished", "failed")
-WIDEST = 28  # characters of a cell
+WIDEST, LONGEST = 28, 75  # characters of a cell, and of a label
+FLAGS = {
+    "--metric": "NAME", "--sort": "KEY", "--where": "KEY=VALUE", "--csv": "FILE", "--plot": "FILE"
+}  # fmt: skip
+SIGNS: dict[str, Any] = {"=": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt}
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -37,22 +43,29 @@ class Row:
     data: str  # which rows, and how they were split
     more: dict[str, str]  # other columns
 
-    @property
-    def is_less(self) -> bool:
-        """Whether less is better."""
-        if self.config.get("callbacks.checkpoint.monitor") == self.metric:
+    def is_less(self, name: str) -> bool:
+        """Whether less comes first, as it does of all that is no metric."""
+        if self.config.get("callbacks.checkpoint.monitor") == name:
             return self.config["callbacks.checkpoint.mode"] == "min"
-        return self.metric.endswith(("loss", "rmse", "mae"))
+        return name.endswith(("loss", "rmse", "mae")) or "/" not in name
 
     @property
     def order(self) -> tuple:
         """To sort by: what is comparable together, and there the best first."""
         mean = fmean(self.values) if self.values else inf
-        return self.data, self.metric, STATES.index(self.state), mean if self.is_less else -mean
+        turned = -mean if self.values and not self.is_less(self.metric) else mean
+        return self.data, self.metric, STATES.index(self.state), turned
 
     def cells(self) -> dict[str, str]:
         own = {"run": self.name, "state": self.state, self.metric: spread(self.values)}
         return {**own, **self.more, **self.config, "data": self.data}
+
+    def at(self, key: str) -> tuple[bool, Any]:
+        """Where the row is when sorted by `key`: texts after numbers, and last what has none."""
+        value = number(self.cells().get(key, ""))
+        if isinstance(value, str):
+            return True, value
+        return False, value if self.is_less(key) else -value
 
 
 def spread(values: list[float]) -> str:
@@ -95,10 +108,13 @@ def read_run(folder: Path, metric: str) -> Row:
     state = "done" if more else "unfinished"
     if lines:
         seconds = path.stat().st_mtime - (folder / "config.yaml").stat().st_mtime
-        more |= {"epochs": str(len(values)), "seconds": f"{seconds:.1f}"}
+        epochs = sum(bool(line.get("train/loss")) for line in lines)
+        more |= {"epochs": str(epochs), "seconds": f"{seconds:.1f}"}
+    if (path := folder / "model.json").is_file():
+        more["num_weights"] = str(json.loads(path.read_text("utf-8"))["num_weights"])
     row = Row(str(folder), state, metric, values, config, fingerprint(folder), more)
     finite = [value for value in values if isfinite(value)]
-    row.values = [(min if row.is_less else max)(finite)] if finite else []
+    row.values = [(min if row.is_less(metric) else max)(finite)] if finite else []
     return row
 
 
@@ -162,13 +178,18 @@ def over_seeds(rows: list[Row]) -> list[Row]:
     return [group[0] for group in groups.values()]
 
 
-def table(rows: list[Row], num: int) -> str:
-    """A line for each row, aligned, under short names; options that are all alike left out."""
-    cells = [row.cells() for row in rows]
+def differing(rows: list[Row], cells: list[dict[str, str]]) -> list[str]:
+    """The names of the cells to show: options that are all alike left out."""
     keys = dict.fromkeys(k for row in rows for k in row.config)
     alike = {k for k in keys if len({c[k] for c in cells if k in c}) == 1 or k.startswith(SAME)}
     alike |= {"data", "note"}
-    names = [k for k in dict.fromkeys(k for c in cells for k in c) if k not in alike]
+    return [k for k in dict.fromkeys(k for c in cells for k in c) if k not in alike]
+
+
+def table(rows: list[Row], num: int) -> str:
+    """A line for each row, aligned, under short names."""
+    cells = [row.cells() for row in rows]
+    names = differing(rows, cells)
     shorts = [k.rpartition(".")[2] for k in names]
     head = [s if shorts.count(s) == 1 else k for s, k in zip(shorts, names, strict=True)]
     above = os.path.commonpath([Path(row.name).absolute().parent for row in rows])
@@ -186,31 +207,104 @@ def table(rows: list[Row], num: int) -> str:
 
 def brief(cell: str) -> str:
     """A number with four digits, a long text with its end."""
+    mean, sign, differ = cell.partition(" ± ")
     try:
-        return f"{float(cell):.4g}" if set(cell) & set(".e") else cell
+        return f"{float(mean):.4g}{sign}{differ}" if set(cell) & set(".e") else cell
     except ValueError:
         return cell if len(cell) <= WIDEST else f"...{cell[3 - WIDEST :]}"
+
+
+def number(cell: str) -> float | str:
+    """A cell as a number, of a mean with its spread the mean; or as the text that it is."""
+    try:
+        return float(cell.partition(" ± ")[0])
+    except ValueError:
+        return cell
+
+
+def key_of(name: str, rows: list[Row]) -> str:
+    """The whole key of what is named by it or, as in a table, by its end.
+
+    Raises:
+        ValueError: There is none, or there are several.
+    """
+    keys = {k: k.rpartition(".")[2] for row in rows for k in row.cells() if k not in SAME}
+    found = [k for k, end in keys.items() if name in (k, end)]
+    if name in keys or len(found) == 1:
+        return name if name in keys else found[0]
+    if found:
+        raise ValueError(f"{name} may be {' or '.join(found)}: give one of these")
+    names = dict.fromkeys([*keys, *keys.values()])
+    raise ValueError(f"no run here has {name}{hint(name, names)}")
+
+
+def chosen(rows: list[Row], text: str) -> list[Row]:
+    """The rows of which `KEY=VALUE` is true, or the same with another sign.
+
+    Raises:
+        ValueError: It is no such text, or true of none.
+    """
+    if not (parts := re.fullmatch("([^!=<>]+)(!=|[=<>])(.+)", text)):
+        raise ValueError(f"--where {text!r} is none of KEY=VALUE, KEY!=VALUE, 'KEY<N', 'KEY>N'")
+    key, sign, wanted = key_of(parts[1], rows), parts[2], number(parts[3])
+    found = []
+    for row in rows:
+        value = number(row.cells().get(key, ""))
+        alike = type(value) is type(wanted)
+        found += [row] * (SIGNS[sign](value, wanted) if alike else sign == "!=")
+    if not found:
+        raise ValueError(f"--where {text}: true of no run here")
+    return found
+
+
+def labelled(rows: list[Row]) -> list[tuple[str, bool, list[float]]]:
+    """Each row as a picture shows it, with the options in which it differs from the others."""
+    names = differing(rows, [row.cells() for row in rows])
+    names.sort(key=lambda name: name.startswith("trainer."))
+    found = []
+    for row in rows:
+        own = [f"{k.rpartition('.')[2]} {brief(row.config[k])}" for k in names if k in row.config]
+        head = f"{Path(row.name).name}: {brief(spread(row.values))}"
+        label = short(", ".join([head, *own]), LONGEST)
+        found.append((label, row.state == "done", row.values))
+    return found
 
 
 def compare(argv: list[str]) -> None:
     """Prints a table for each set of rows, split and metric: others aren't comparable.
 
     Raises:
-        ValueError: A word is no folder of runs and no flag.
+        ValueError: A word is no folder of runs, or a flag is wrong.
     """
     num = next((i for i, word in enumerate(argv) if word.startswith("--")), len(argv))
-    flags = dict(zip(argv[num::2], argv[num + 1 :: 2], strict=False))
-    if not num or {*argv[num::2]} - {"--metric", "--csv"} or len(argv[num:]) % 2:
-        raise ValueError("compare takes runs/NAME ... [--metric NAME] [--csv FILE]")
+    given = [*zip(argv[num::2], argv[num + 1 :: 2], strict=False)]
+    flags = dict(given)
+    if not num or {*argv[num::2]} - FLAGS.keys() or len(argv[num:]) % 2:
+        takes = " ".join(f"[{flag} {value}]" for flag, value in FLAGS.items())
+        raise ValueError(f"compare takes runs/NAME ... {takes}")
     asked = flags.get("--metric", "")
     found = [row for word in argv[:num] for row in read(Path(word), asked)]
     if asked and not any(row.values for row in found if row.metric == asked):
         raise ValueError(f"--metric {asked}: no run here has it")
     rows = sorted(over_seeds(found), key=lambda row: row.order)
-    for i, ((data, metric), group) in enumerate(groupby(rows, lambda row: row.order[:2])):
-        print(f"{chr(10) * (i > 0)}{metric}, data {data}\n{table([*group], len(rows))}")
+    for text in [value for flag, value in given if flag == "--where"]:
+        rows = chosen(rows, text)
+    if name := flags.get("--sort"):
+        key = key_of(name, rows)
+        rows.sort(key=lambda row: (*row.order[:2], *row.at(key)))
+    groups = groupby(rows, lambda row: row.order[:2])
+    tables = {f"{metric}, data {data}": [*group] for (data, metric), group in groups}
+    for i, (title, group) in enumerate(tables.items()):
+        print(f"{chr(10) * (i > 0)}{title}\n{table(group, len(rows))}")
     if path := flags.get("--csv"):
         with Path(path).open("w", newline="", encoding="utf-8") as file:
             out = csv.DictWriter(file, dict.fromkeys(k for row in rows for k in row.cells()))
             out.writeheader()
             out.writerows(row.cells() for row in rows)
+    if path := flags.get("--plot"):
+        from src.search.pictures import draw
+
+        drawn = {
+            title: labelled([row for row in group if row.values]) for title, group in tables.items()
+        }
+        draw({title: rows for title, rows in drawn.items() if rows}, Path(path))

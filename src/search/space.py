@@ -6,13 +6,14 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, Literal
 
 from src.cli import pairs
 from src.config import Choice, Config, Experiment, options, room_of
 from src.errors import hint
+from src.search.rehearsal import refusal
 
 ELSEWHERE = ("program", "name", "description", "project", "entity")  # W&B's alone
 MOST_CHOICES = 64  # combinations of classes: each is tried
@@ -198,22 +199,36 @@ class Space(Config):
                 yield dict(zip((*self.choices, *rest), (*classes, *texts), strict=True))
 
     def _check(self) -> None:
-        """Reads the config of every value and of both ends of every range."""
+        """Reads the config of every value and of both ends of every range, and builds its model.
+
+        What a class refuses beside the others' first values and beside their last ones is wrong.
+        """
         combinations = [*product(*(p.texts for p in self.choices.values()))]
         if not self.parameters or len(combinations) > MOST_CHOICES:
             what = f"{len(self.parameters)} keys and {len(combinations)} combinations of classes"
             raise self._wrong(("parameters",), f" has {what}: 1 to {MOST_CHOICES} are searched")
         untried = {k: p.texts for k, p in self.parameters.items() if k not in self.choices}
+        logged = []
         for classes in combinations:
-            chosen = dict(zip(self.choices, classes, strict=True))
-            chosen |= {key: self.parameters[key].texts[0] for key in self.rest(classes)}
-            self.config(chosen).checked()
-            for key in self.rest(classes):
+            chosen, rest = dict(zip(self.choices, classes, strict=True)), self.rest(classes)
+            last = chosen | {key: self.parameters[key].texts[-1] for key in rest}
+            chosen |= {key: self.parameters[key].texts[0] for key in rest}
+            tree = self.config(chosen).checked()
+            logged.append(refusal(tree)[1])
+            trees = {(key, chosen[key]): tree for key in rest if key in untried}
+            for key in rest:
                 for text in untried.pop(key, [])[1:]:
-                    self.config(chosen | {key: text}).checked()
+                    trees[key, text] = self.config(chosen | {key: text}).checked()
+            refused = [at for at, tree in trees.items() if refusal(tree)[0]]
+            for key, text in refused if len(refused) < len(trees) else ():
+                if why := refusal(self.config(last | {key: text}).checked())[0]:
+                    raise ValueError(f"{self.marks['parameters', key]}{why}")
         for key, texts in untried.items():
             self.config(chosen | {key: texts[0]}).checked()  # says what there is instead
             raise self._wrong(("parameters", key), f" goes with none of {', '.join(self.choices)}")
+        if all(logged) and self.metric not in (names := dict.fromkeys(chain(*logged))):
+            what = f": no {self.metric} is logged{hint(self.metric, names)}"
+            raise self._wrong(("metric", "name"), what)
 
 
 def takes(config: Config, key: str) -> bool:

@@ -25,11 +25,12 @@ from optuna.trial import FrozenTrial, TrialState
 from src import run_folder
 from src.callbacks import Report
 from src.cli import CLI, pairs, quiet
+from src.config import options
 from src.errors import BAD_NUMBERS, INTERRUPTED, explain, hint
 from src.many import num_cores
 from src.search.compare import fingerprint
 from src.search.results import save
-from src.search.space import Space
+from src.search.space import Space, Sweep
 from src.search.study import LEASE_S, Study, name_of
 
 MOST_DEATHS = 20  # of workers with one trial, in one epoch of it; then it has failed
@@ -101,7 +102,8 @@ class Worker:
     """
 
     def __init__(self, argv: list[str], started: float, is_child: bool) -> None:
-        flags = [*pairs(argv)]
+        own_names = ("run", "trials", *options(Sweep), *["one"] * ("--one" in argv))
+        flags = [*pairs(argv, own_names)]
         own = {name: value for name, value in flags if name in ("config", "run", "one")}
         if "config" not in own:
             raise ValueError("search needs a file: give --config configs/search/NAME.yaml")
