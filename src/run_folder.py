@@ -148,8 +148,10 @@ class RunFolder(L.Callback):
         folder, data = Path(trainer.default_root_dir), trainer.datamodule  # type: ignore[attr-defined]
         counts = ", ".join(f"{n:,} {split}" for split, n in data.split.report["counts"].items())
         size = sum(p.numel() for p in pl_module.parameters())
+        still = sum(p.numel() for p in pl_module.parameters() if not p.requires_grad)
+        frozen = f", {still:,} of them frozen" if still else ""
         names = type(data.source).__name__, type(pl_module.net).__name__
-        print(f"{names[0]}: {counts} rows; {names[1]}: {size:,} parameters", flush=True)
+        print(f"{names[0]}: {counts} rows; {names[1]}: {size:,} parameters{frozen}", flush=True)
         partition = json.dumps(data.split.report, indent=1)
         statistics = json.dumps(vars(data.statistics), indent=1)
         for name, text in zip(STATED, (self.config, partition, statistics), strict=True):
