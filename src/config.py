@@ -23,7 +23,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from src.errors import LEAST, NOT_0, UNFIT, WORDS, hint, readable, short, shown
-from src.trust import foreign, imports
+from src.trust import foreign, imports, is_class
 
 Key = tuple[str, ...]
 Tree = dict[str, Any]
@@ -265,7 +265,7 @@ class Config:
             name, line = str(key_node.value), place(key_node.start_mark)
             if key_node.id != "scalar" or name == "<<":
                 raise ValueError(f"{line}a key must be a word; to merge files, list them in `base`")
-            is_form = name == "init_args" or name[:1].isupper()
+            is_form = name == "init_args" or is_class(name)
             inner = key if room and is_form and child.id == "mapping" else (*key, name)
             if name in found:
                 raise ValueError(f"{line}`{'.'.join((*key, name))}` is given twice")
@@ -275,7 +275,7 @@ class Config:
 
     def _choice(self, found: Tree, key: Key) -> Choice:
         """What the dict of a key that names a class says."""
-        names = [k for k, v in found.items() if k[:1].isupper() and isinstance(v, Choice | None)]
+        names = [k for k, v in found.items() if is_class(k) and isinstance(v, Choice | None)]
         if len(names) == 1 and "class_path" not in found:  # a class, not `T_max: 3`
             found = {"class_path": names[0], "init_args": found.pop(names[0]), **found}
         cls = self._class(found.pop("class_path"), key) if "class_path" in found else None

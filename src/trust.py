@@ -42,3 +42,8 @@ def imports(kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return False
     return any(map(imports, get_args(kind))) if get_args(kind) else kind not in PLAIN
+
+
+def is_class(name: str) -> bool:
+    """Whether it is written as a class is: `Name`, or `package.Name`."""
+    return name.rpartition(".")[2][:1].isupper()

@@ -148,6 +148,15 @@ def test_a_callback_may_be_named_as_its_class(tmp_path):
         }
 
 
+def test_a_class_named_by_its_path_may_have_its_options_below(tmp_path):
+    text = (
+        FULL + "callbacks: {mine: {lightning.pytorch.callbacks.Timer: {duration: '00:00:01:00'}}}"
+    )
+    mine = read(tmp_path, text)["callbacks"]["mine"]
+    path = "lightning.pytorch.callbacks.timer.Timer"
+    assert mine == {"class_path": path, "init_args": {"duration": "00:00:01:00"}}
+
+
 def test_options_beside_the_name_of_their_class_are_its_own(tmp_path):
     text = FULL.replace("net: MLP", "net:\n      MLP:\n      hidden_dims: [3]")
     net = read(tmp_path, text)["model"]["init_args"]["net"]

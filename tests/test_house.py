@@ -88,10 +88,10 @@ def lines_of_code(text: str) -> int:
     return len([n for n, line in lines if line and line[0] != "#" and n not in docs])
 
 
-def test_no_file_over_400_lines_and_src_under_6000_of_code():
+def test_no_file_over_400_lines_and_src_under_7000_of_code():
     texts = {path: path.read_text(encoding="utf-8") for path in ROOT.glob("src/**/*.py")}
     assert not [path for path, text in texts.items() if len(text.splitlines()) > 400]
-    assert sum(map(lines_of_code, texts.values())) < 6000
+    assert sum(map(lines_of_code, texts.values())) < 7000
 
 
 def test_help_imports_nothing_heavy():

@@ -18,11 +18,12 @@ import torch
 import yaml
 from optuna.trial import TrialState
 
+from src.many import num_cores
 from src.search import command
 from src.search import study as studies
 from src.search.space import Parameter, Space
 from src.search.study import Study
-from src.search.worker import Worker, num_cores
+from src.search.worker import Worker
 from tests.conftest import ROOT
 
 DIGITS = f"""
@@ -463,7 +464,7 @@ def test_a_password_is_shown_nowhere(search, monkeypatch):
 @pytest.mark.parametrize(("words", "threads"), [("", 1), ("--callbacks.threads.num 2", 2)])
 def test_threads_are_of_the_trial_not_of_the_machine(tmp_path, monkeypatch, words, threads):
     limit = tmp_path / "cpu.max"
-    monkeypatch.setattr("src.search.worker.LIMIT", limit)
+    monkeypatch.setattr("src.many.LIMIT", limit)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(8))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     path = tmp_path / "s.yaml"

@@ -26,12 +26,12 @@ from src import run_folder
 from src.callbacks import Report
 from src.cli import CLI, pairs, quiet
 from src.errors import BAD_NUMBERS, INTERRUPTED, explain, hint
+from src.many import num_cores
 from src.search.compare import fingerprint
 from src.search.results import save
 from src.search.space import Space
 from src.search.study import LEASE_S, Study, name_of
 
-LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds in how many
 MOST_DEATHS = 20  # of workers with one trial, in one epoch of it; then it has failed
 MOST_FAILED = 3  # trials, if they outnumber the others; then the search stops
 DATA = ("rows", "x", "y", "names", "split", "signature", "statistics")
@@ -253,12 +253,3 @@ class Worker:
             self.study.set(number, "outcome", [best, cli.watch.answer])
             size = sum(p.numel() for p in cli.model.parameters())
             self.study.set(number, "about", {"data": fingerprint(folder), "num_weights": size})
-
-
-def num_cores() -> int:
-    """How many cores of this machine, or of its container, this process may use."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    with suppress(OSError, ValueError):  # there is no such file, or it says `max`
-        quota, period = map(int, LIMIT.read_text("utf-8").split())
-        cores = min(cores, max(quota // period, 1))
-    return cores
