@@ -43,7 +43,11 @@ class Transfer(Callback):
             return
         folder, first = Path(trainer.default_root_dir), trainer.datamodule.seed
         weights = {"model.init_from": str(folder / "checkpoints" / "last.ckpt")}
-        own = {"scratch": {}, "tuned": weights, "frozen": weights | {"model.freeze": self.freeze}}
+        own: dict[str, dict[str, Any]] = {
+            "scratch": {},
+            "tuned": weights,
+            "frozen": weights | {"model.freeze": self.freeze},
+        }
         found = again(trainer, self, {
             f"{kind}-{frac}-{seed}": {
                 **self.task,
@@ -67,10 +71,8 @@ class Transfer(Callback):
         means = {kind: runs.mean(1) for kind, runs in accs.items()}
         most = (means["tuned"] - means["scratch"]).argmax()
         title = (
-            f"{rows[most]} rows: {means['scratch'][most]:.2f} from random weights, "
-            f"{means['tuned'][most]:.2f} from another task's; "
-            f"{rows[-1]:,} rows: {means['scratch'][-1]:.2f}, {means['tuned'][-1]:.2f}, "
-            f"but frozen {means['frozen'][-1]:.2f}"
+            f"{rows[most]} rows: {means['tuned'][most]:.2f} from another task's weights, "
+            f"{means['scratch'][most]:.2f} without; frozen ones stop at {means['frozen'][-1]:.2f}"
         )
         with figure(trainer, "transfer", title, 7.2) as [ax]:
             for kind, label in KINDS.items():

@@ -89,7 +89,8 @@ class Recordings(Source):
         hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self.window) / self.window)
         with np.errstate(invalid="ignore"):  # of NaN
             power = np.abs(np.fft.rfft(frames * hann, self.fft_size)) ** 2
-        return np.log(power @ self.bands.T + LEAST_POWER).T.astype(np.float32)
+        log_mel: np.ndarray = np.log(power @ self.bands.T + LEAST_POWER).T.astype(np.float32)
+        return log_mel
 
 
 def mel_bands(num_mels: int, fft_size: int, sample_rate: int) -> np.ndarray:
@@ -126,6 +127,8 @@ def read_wav(path: Path, sample_rate: int) -> np.ndarray:
             wave.dtype.kind, (0, 2 ** (8 * wave.dtype.itemsize - 1))
         )
         wave = (wave.reshape(len(wave), -1).mean(1) - middle) / most
-        return resample_poly(wave, sample_rate, rate) if rate != sample_rate else wave
+        wave = wave if rate == sample_rate else resample_poly(wave, sample_rate, rate)
     except Exception as error:  # a ValueError, a struct.error, such a warning
         raise ValueError(f"{path} is no whole WAV file ({error}): mend or remove it") from error
+    heard: np.ndarray = wave
+    return heard
