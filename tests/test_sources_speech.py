@@ -163,7 +163,7 @@ def test_what_can_not_be_read_is_named_in_a_line(folder):
 
     known = Signature((40, 98), "float32", ("high", "mid"))
     source = Recordings(str(folder), RATE)
-    assert refused(lambda: source.load(known)).endswith("the model doesn't know the class `low`")
+    assert "the folder has the class `low`, new to the model" in refused(lambda: source.load(known))
     whole = next((folder / "low").glob("0*.wav"))
     content = whole.read_bytes()
     for broken in (content[:3000], content[:20], b"no WAV", b""):
@@ -171,11 +171,12 @@ def test_what_can_not_be_read_is_named_in_a_line(folder):
         assert said().startswith(f"{whole} is no whole WAV file (")
     write(whole, pcm(tone(400, 0.02)))
     assert said() == f"{whole} is shorter than a frame of 0.025 s: remove it"
-    assert said(num_mels=200).startswith("`data.source.num_mels` 200 has bands without a frequency")
-    assert said(length_s=0.01).startswith("`data.source` has rows of 0.01 s with a frame each 0.01")
+    assert said(length_s=0.01).startswith("`data.source`: give a hop_s above 0, a length_s of 0.02")
     for file in (folder / "low").glob("*.wav"):
         file.unlink()
-    assert said().startswith(f"{folder} has WAV files in 1 folders, not in one for each class")
+    assert "the folder is `high` in every row: a classification needs two" in said()
+    source.path = folder / "high"
+    assert refused(source.load).startswith(f"{folder / 'high'} has no folder of WAV files: mend")
 
 
 def test_tones_are_told_apart_by_the_config(go, folder):

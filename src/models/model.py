@@ -11,7 +11,6 @@ import lightning.pytorch as L
 import torch
 import torch.distributed as dist
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -21,10 +20,9 @@ from torch.utils.checkpoint import checkpoint
 
 from src.data.batches import Batch
 from src.data.module import DataModule
+from src.models import transfer
 from src.models.augment import Augmentation, augment, check
 from src.models.schedules import PER_STEP, WarmupCosine, resume
-from src.models.transfer import freeze as frozen_by
-from src.models.transfer import take
 from src.nets.net import Net
 from src.nets.normalize import Normalize
 
@@ -105,10 +103,8 @@ class Model(L.LightningModule):
         self.net = self.make_net(shape, data.signature.out_dim, data.signature.num_categories)
         self.build(data)
         if self.starts_from:
-            said = take(self.net, self.starts_from, data.signature.class_names)
-            rank_zero_only(print)(f"{self.init_from}: {said}", flush=True)
-            self.starts_from = {}
-        self.frozen = frozen_by(self.net, self.frozen_names)
+            transfer.take(self.net, str(self.init_from), self.starts_from, data.signature)
+        self.frozen = transfer.freeze(self.net, self.frozen_names)
         self.train(self.training)
         if self.compiles:
             self.net.compile(mode=None if self.compiles is True else self.compiles)

@@ -6,39 +6,33 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
+from src.data.rows import Signature
 from src.errors import hint, short
 from src.nets.net import Net
 
 
-def take(net: Net, checkpoint: dict[str, Any], class_names: Sequence[str]) -> str:
+def take(net: Net, path: str, checkpoint: dict[str, Any], signature: Signature) -> None:
     """Gives a net those weights of a checkpoint that have a name and a shape of its own.
 
-    The head, by that name, is left as it is if it was of other classes.
-
-    Returns:
-        What was taken and what was not.
+    The head, by that name, is left as it is if it was of other classes. Says what was taken.
 
     Raises:
         ValueError: There is none.
     """
-    same = [*checkpoint["DataModule"]["signature"]["class_names"]] == [*class_names]
-    own = {f"net.{name}": value for name, value in net.state_dict().items()}
-    found = {
-        name: value
-        for name, value in checkpoint["state_dict"].items()
-        if name in own
-        and value.shape == own[name].shape
-        and (same or not name.startswith("net.head."))
-    }
+    state, own = checkpoint["state_dict"], net.state_dict()
+    same = [*checkpoint["DataModule"]["signature"]["class_names"]] == [*signature.class_names]
+    shapes = {k: v.shape for k, v in state.items() if same or not k.startswith("net.head.")}
+    found = {k: state[f"net.{k}"] for k, v in own.items() if shapes.get(f"net.{k}") == v.shape}
     if not found:
-        there = (name for name in checkpoint["state_dict"] if name.startswith("net."))
-        what = "`model.init_from` has no weight that has a name and a shape of this net"
-        raise ValueError(f"{what}: take the `model.net` of its config{hint('', there)}")
-    net.load_state_dict({name[4:]: value for name, value in found.items()}, strict=False)
-    left = short(", ".join(name[4:] for name in own if name not in found) or "none", 100)
-    return f"{len(found)} of {len(own)} tensors taken; not taken: {left}"
+        there = hint("", (name for name in state if name.startswith("net.")))
+        raise ValueError(f"`model.init_from` {path} has no weight for this `model.net`{there}")
+    net.load_state_dict(found, strict=False)
+    left = short(", ".join(name for name in own if name not in found) or "none", 100)
+    rank_zero_only(print)(f"{path}: {len(found)} of {len(own)} tensors taken; not taken: {left}")
+    checkpoint.clear()  # its memory
 
 
 def freeze(net: Net, patterns: Sequence[str]) -> list[nn.Module]:

@@ -27,6 +27,6 @@ class JapaneseVowels(Source):
         x[np.arange(LONGEST) < lengths[:, None]] = millionths / 1e6
         published = np.full(len(x), SPLITS.index("test"), np.int8)
         published[:NUM_TRAIN] = FREE
-        signature = Signature((12, LONGEST), "float32", tuple("123456789"))
-        x = np.ascontiguousarray(x.swapaxes(1, 2))
-        return Rows(x, speakers.astype(np.int64) - 1, signature, published=published)
+        x, y = np.ascontiguousarray(x.swapaxes(1, 2)), speakers.astype(np.int64) - 1
+        signature = Signature(x.shape[1:], "float32", tuple("123456789"))
+        return Rows(x, y, signature, published=published)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from src.data.rows import FREE, SPLITS, Rows, Signature, Source
+from src.data.sources.labels import read_labels
 
 WINDOW_S = 0.025
 LEAST_POWER = 1e-6  # some ten times what rounding to 16 bits adds: silence is not minus infinity
-LISTS = {"validation_list.txt": "val", "testing_list.txt": "test"}
 
 
 class Recordings(Source):
@@ -19,13 +19,14 @@ class Recordings(Source):
     Laid out as Speech Commands is: files named in `validation_list.txt` and `testing_list.txt` are
     published splits, and `SPEAKER_nohash_0.wav` is of the group SPEAKER, so that no speaker is in
     two splits. Hidden folders, and those that begin with `_`, are ignored. The spectrograms are
-    made when training starts, some 3,000 a second. Frames after the end of a recording are missing.
+    made when training starts, some 2,000 a second. Frames after the end of a recording are missing.
 
     Args:
         path: The folder.
         sample_rate: Hz that all recordings are brought to; of theirs, half is the highest heard.
         length_s: Seconds of a row: what a recording has beyond is cut off.
-        num_mels: Bands from 0 Hz to the highest, of equal width in mel.
+        num_mels: Bands from 0 Hz to the highest, of equal width in mel; with more than 100, say,
+            the lowest are so narrow that they have no frequency, and hear nothing.
         hop_s: Seconds from one frame, of 25 ms, to the next.
     """
 
@@ -38,45 +39,31 @@ class Recordings(Source):
         hop_s: float = 0.01,
     ) -> None:
         self.path, self.sample_rate = Path(path).expanduser(), sample_rate
-        self.window, self.hop = round(WINDOW_S * sample_rate), round(hop_s * sample_rate)
-        self.length = round(length_s * sample_rate)
+        sizes = (round(seconds * sample_rate) for seconds in (WINDOW_S, hop_s, length_s))
+        self.window, self.hop, self.length = sizes
         if self.hop < 1 or self.length < self.window:
-            what = f"`data.source` has rows of {length_s:g} s with a frame each {hop_s:g} s"
-            raise ValueError(f"{what}: give at least {WINDOW_S} s, and more than 0 s")
+            raise ValueError("`data.source`: give a hop_s above 0, a length_s of 0.025 or more")
         self.fft_size = 1 << (self.window - 1).bit_length()
         self.bands = mel_bands(num_mels, self.fft_size, sample_rate)
 
     def load(self, signature: Signature | None = None) -> Rows:
         found = self.path.glob("[!._]*/[!.]*")
         files = sorted(file for file in found if file.suffix.lower() == ".wav")
-        labels = [file.parent.name for file in files]
-        classes = signature.class_names if signature else tuple(sorted({*labels}))
-        if len({*labels}) < 2:
-            what = f"{self.path} has WAV files in {len({*labels})} folders"
-            raise ValueError(f"{what}, not in one for each class: mend `data.source.path`")
-        if unknown := {*labels} - {*classes}:
-            raise ValueError(f"{self.path}: the model doesn't know the class `{min(unknown)}`")
-        names = [file.relative_to(self.path).as_posix() for file in files]
-        speakers = [file.name.partition("_nohash_")[0] for file in files]
-        has_speakers = any(file.name not in speakers for file in files)
+        if not files:
+            raise ValueError(f"{self.path} has no folder of WAV files: mend `data.source.path`")
+        labels, where = np.array([file.parent.name for file in files]), f"{self.path}: the folder"
+        y, classes = read_labels(labels, "classification", signature, where)
         x = np.stack([self._log_mel(file) for file in files])
-        return Rows(
-            x,
-            np.array([classes.index(label) for label in labels], np.int64),
-            signature or Signature(x.shape[1:], "float32", classes),
-            groups=np.array(speakers) if has_speakers else None,
-            published=self._published(names),
-            names=names,
-        )
-
-    def _published(self, names: list[str]) -> np.ndarray:
-        """Splits by the lists beside the folders: `(N,)`."""
-        splits = np.full(len(names), FREE, np.int8)
-        for name, split in LISTS.items():
-            if (self.path / name).is_file():
-                listed = {*(self.path / name).read_text("utf-8").split("\n")}
-                splits[[name in listed for name in names]] = SPLITS.index(split)
-        return splits
+        speakers = np.array([file.name.partition("_nohash_")[0] for file in files])
+        groups = speakers if any("_nohash_" in file.name for file in files) else None
+        names = [file.relative_to(self.path).as_posix() for file in files]
+        published = np.full(len(files), FREE, np.int8)
+        for split, name in (("val", "validation_list.txt"), ("test", "testing_list.txt")):
+            if (path := self.path / name).is_file():
+                listed = path.read_text("utf-8").splitlines()
+                published[np.isin(names, listed)] = SPLITS.index(split)
+        signature = signature or Signature(x.shape[1:], "float32", classes)
+        return Rows(x, y, signature, groups=groups, published=published, names=names)
 
     def _log_mel(self, path: Path) -> np.ndarray:
         """`(num_mels, frames)` float32; frames that are not whole are NaN."""
@@ -86,11 +73,10 @@ class Recordings(Source):
             raise ValueError(f"{path} is shorter than a frame of {WINDOW_S} s: remove it")
         wave[: len(heard)] = heard
         frames = np.lib.stride_tricks.sliding_window_view(wave, self.window)[:: self.hop]
-        hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self.window) / self.window)
+        frames = frames * np.hanning(self.window + 1)[:-1]
         with np.errstate(invalid="ignore"):  # of NaN
-            power = np.abs(np.fft.rfft(frames * hann, self.fft_size)) ** 2
-        log_mel: np.ndarray = np.log(power @ self.bands.T + LEAST_POWER).T.astype(np.float32)
-        return log_mel
+            power = np.abs(np.fft.rfft(frames, self.fft_size)) ** 2
+        return np.asarray(np.log(self.bands @ power.T + LEAST_POWER), np.float32)
 
 
 def mel_bands(num_mels: int, fft_size: int, sample_rate: int) -> np.ndarray:
@@ -102,11 +88,8 @@ def mel_bands(num_mels: int, fft_size: int, sample_rate: int) -> np.ndarray:
     edges = 700 * (10 ** (np.linspace(0, highest, num_mels + 2) / 2595) - 1)[:, None]
     hertz = np.arange(fft_size // 2 + 1) * sample_rate / fft_size
     low, middle, high = edges[:-2], edges[1:-1], edges[2:]
-    bands = np.minimum((hertz - low) / (middle - low), (high - hertz) / (high - middle)).clip(0)
-    if num_mels < 1 or not bands.any(1).all():
-        what = f"`data.source.num_mels` {num_mels} has bands without a frequency"
-        raise ValueError(f"{what}: lower it, or give 1 or more")
-    return bands
+    rises, falls = (hertz - low) / (middle - low), (high - hertz) / (high - middle)
+    return np.minimum(rises, falls).clip(0)
 
 
 def read_wav(path: Path, sample_rate: int) -> np.ndarray:
@@ -123,12 +106,10 @@ def read_wav(path: Path, sample_rate: int) -> np.ndarray:
             warnings.simplefilter("ignore", wavfile.WavFileWarning)  # of notes in the file
             warnings.filterwarnings("error", "(?i).*(eof|incomplete|end of file)")
             rate, wave = wavfile.read(path)
-        middle, most = {"u": (128, 128), "f": (0, 1)}.get(
-            wave.dtype.kind, (0, 2 ** (8 * wave.dtype.itemsize - 1))
-        )
-        wave = (wave.reshape(len(wave), -1).mean(1) - middle) / most
-        wave = wave if rate == sample_rate else resample_poly(wave, sample_rate, rate)
+        if wave.dtype.kind != "f":
+            most = 2.0 ** (8 * wave.dtype.itemsize - 1)
+            wave = (wave - most * (wave.dtype == np.uint8)) / most
+        wave = wave.reshape(len(wave), -1).mean(1)
+        return np.asarray(resample_poly(wave, sample_rate, rate) if rate != sample_rate else wave)
     except Exception as error:  # a ValueError, a struct.error, such a warning
         raise ValueError(f"{path} is no whole WAV file ({error}): mend or remove it") from error
-    heard: np.ndarray = wave
-    return heard
