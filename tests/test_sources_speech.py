@@ -177,10 +177,3 @@ def test_what_can_not_be_read_is_named_in_a_line(folder):
     assert "the folder is `high` in every row: a classification needs two" in said()
     source.path = folder / "high"
     assert refused(source.load).startswith(f"{folder / 'high'} has no folder of WAV files: mend")
-
-
-def test_tones_are_told_apart_by_the_config(go, folder):
-    line = "fit --config configs/lessons/convnet.yaml --trainer.max_epochs 3 --data.source"
-    said = go(f"{line} Recordings --data.source.sample_rate 8000 --data.source.path", folder)
-    assert said.code == 0, said.err
-    assert said.metrics["test/acc"] == 1
