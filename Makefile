@@ -45,6 +45,7 @@ lint: $(VENV)/.dev
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
+	"$(dir $(PY))zizmor" --offline --quiet .github
 
 bench: $(VENV)/.dev
 	$(PY) -m scripts.bench $(BENCH)

@@ -25,7 +25,7 @@ from src.callbacks.faults import BadSteps, Signals
 from src.callbacks.resume import Resume
 from src.config import Config, Tree
 from src.data.module import DataModule
-from src.durable import DurableIO, previous
+from src.durable import DurableIO, guard, previous
 from src.errors import short
 from src.loop import DirectLoop
 from src.models.model import Model
@@ -59,7 +59,10 @@ class CLI(LightningCLI):
 
     def __init__(self, command: str, config: Tree, folder: Path, checkpoint: Tree) -> None:
         self.signals = Signals()
-        self.command, self.folder, self.checkpoint = command, folder, checkpoint
+        self.command, self.folder, self.files = command, folder, DurableIO()
+        self.trained_on = checkpoint.get("DataModule", {})
+        self.num_steps = checkpoint.get("global_step")
+        self.files.held = [checkpoint] if checkpoint else []
         super().__init__(
             Model,
             DataModule,
@@ -88,7 +91,7 @@ class CLI(LightningCLI):
         if config["num_nodes"] > 1 and not starters & os.environ.keys():
             what = f"`trainer.num_nodes` is {config['num_nodes']}, and nothing starts the others"
             raise ValueError(f"{what}: use scripts/slurm.sh, or torchrun on each node")
-        own = [run_folder.RunFolder(self.saved), Resume(), self.signals, BadSteps()]
+        own = [run_folder.RunFolder(self.saved, self.files), Resume(), self.signals, BadSteps()]
         own += [Monitor(shown), Report()]
         config["enable_progress_bar"] = False  # Lightning's
         named = filter(None, self.config_init["callbacks"].values())
@@ -109,8 +112,8 @@ class CLI(LightningCLI):
             if isinstance(logger, Wandb):
                 logger.log_config(yaml.safe_load(self.saved))
         self.datamodule.seed = self.config["seed_everything"]
-        self.datamodule.trained_on = self.checkpoint.get("DataModule", {})
-        if self.model.init_from and self.command == "fit" and not self.checkpoint:
+        self.datamodule.trained_on = self.trained_on
+        if self.model.init_from and self.command == "fit" and not self.trained_on:
             self.model.starts_from = run_folder.read_checkpoint(Path(self.model.init_from))
         return trainer
 
@@ -155,13 +158,12 @@ class CLI(LightningCLI):
                 if name.startswith("val/" if self.command == "validate" else "test/"):
                     print(f"{name} {value:.6g}")
             print(f"run folder: {self.folder}")
-        if isinstance(files := self.trainer.strategy.checkpoint_io, DurableIO):
-            files.check()
+        self.files.check()
 
     def _fit(self, what: dict[str, Any], ckpt_path: Path | None) -> None:
         self.trainer.fit(**what, ckpt_path=ckpt_path)
         trainer = self.trainer
-        if trainer.is_global_zero and self.checkpoint.get("global_step") == trainer.global_step:
+        if trainer.is_global_zero and self.num_steps == trainer.global_step:
             print(f"{self.folder} is finished: there is nothing left to train")
         self._test_best(what)
         for logger in trainer.loggers:
@@ -189,6 +191,7 @@ def run(command: str, argv: list[str]) -> dict[str, float]:
     Raises:
         ValueError: An option, a config, the data or a checkpoint is wrong.
     """
+    guard()
     flags = list(pairs([word for word in argv if word != "--print_config"]))
     files = [value for name, value in flags if name == "config"]
     own = {name: value for name, value in flags if name in ("run", "ckpt_path", "resume")}
@@ -210,6 +213,7 @@ def run(command: str, argv: list[str]) -> dict[str, float]:
     name = Path([*files, path or "run"][0]).stem
     with run_folder.opened(root, own.get("run"), name, path, resumes) as folder, quiet():
         cli = CLI(command, tree, folder, checkpoint)
+        del checkpoint  # it is as large as the model
         cli.execute(path)
         return {name: value.item() for name, value in cli.trainer.callback_metrics.items()}
 

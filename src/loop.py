@@ -8,7 +8,9 @@ and so it does in other versions than those that this was tried with.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -19,6 +21,8 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim import optimizer as optim
 
 from src.data.batches import Batches
 from src.errors import NO_MEMORY
@@ -68,6 +72,7 @@ class DirectLoop(_TrainingEpochLoop):
             and not own(model, L.LightningModule, HOOKS + TRANSFERS + STEPS)
             and not own(trainer.datamodule, L.LightningDataModule, TRANSFERS)
         )
+        self._update = unmarked(*trainer.optimizers) if self._direct else None
         self._context = nullcontext if type(plugin) is Precision else plugin.train_step_context
         self._between = [c.between_steps for c in trainer.callbacks if hasattr(c, "between_steps")]
         self._hooks = {
@@ -145,7 +150,12 @@ class DirectLoop(_TrainingEpochLoop):
             counts.zero_grad.increment_ready()
             self._call("on_before_zero_grad", optimizer)
             counts.zero_grad.increment_started()
-            optimizer.zero_grad()
+            if self._update:
+                for group in optimizer.param_groups:
+                    for parameter in group["params"]:
+                        parameter.grad = None
+            else:
+                optimizer.zero_grad()
             counts.zero_grad.increment_completed()
             if given:
                 self._call("on_before_backward", given["loss"])
@@ -159,7 +169,7 @@ class DirectLoop(_TrainingEpochLoop):
             return given.get("loss")
 
         counts.step.increment_ready()
-        optimizer.step(closure)
+        (self._update or optimizer.step)(closure)
         counts.step.increment_completed()
         vars(model)["_current_fx_name"] = None
         return given
@@ -177,6 +187,23 @@ class DirectLoop(_TrainingEpochLoop):
             vars(model)["_current_fx_name"] = name
             hook(trainer, model, *args)
             vars(model)["_current_fx_name"] = None
+
+
+def unmarked(optimizer: Optimizer) -> Callable | None:
+    """`optimizer.step` without torch's marks for a profiler, which take 75 us in a step.
+
+    None if anything is hung on it, or torch makes these marks in another way.
+    """
+    kind, own_step = type(optimizer), vars(optimizer).get("step")
+    hooks = [*optimizer._optimizer_step_pre_hooks, *optimizer._optimizer_step_post_hooks]
+    hooks += [*optim._global_optimizer_pre_hooks, *optim._global_optimizer_post_hooks]
+    is_marked = hasattr(kind.step, "hooked") and kind.zero_grad is Optimizer.zero_grad
+    is_hung_on = own_step is not None and not hasattr(own_step, "_wrapped_by_lr_sched")
+    if hooks or is_hung_on or not is_marked:
+        return None
+    vars(optimizer)["_opt_called"] = True  # which a schedule asks
+    step: Any = kind.step
+    return partial(step.__wrapped__, optimizer)
 
 
 def own(thing: object, base: type, hooks: tuple[str, ...]) -> bool:

@@ -132,11 +132,11 @@ class RunFolder(L.Callback):
 
     Args:
         config: The complete config as YAML.
+        files: Saves and loads its checkpoints.
     """
 
-    def __init__(self, config: str) -> None:
-        self.config = config
-        self.files = durable.DurableIO()
+    def __init__(self, config: str, files: durable.DurableIO) -> None:
+        self.config, self.files = config, files
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         trainer.strategy.checkpoint_io = self.files

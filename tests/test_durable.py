@@ -336,3 +336,22 @@ def test_rows_that_a_checkpoint_counts_are_on_the_disk_before_it(last, monkeypat
     save(files, last, 4)
     each = [".last.ckpt.part", last.parent.name]
     assert names == [*each, "metrics.csv", *each]
+
+
+def test_a_damaged_checkpoint_is_told_of_once_and_read_once(go, monkeypatch, tmp_path):
+    fit = "fit --config configs/digits_mlp.yaml --trainer.max_epochs 2 --run r"
+    assert go(fit).code == 0
+    last, reads, load = tmp_path / "runs" / "r" / "checkpoints" / "last.ckpt", [], torch.load
+    last.write_bytes(last.read_bytes()[:-100])
+    monkeypatch.setattr(torch, "load", lambda file, **k: [reads.append(file), load(file, **k)][1])
+    said = go(f"test --ckpt_path {last}")
+    assert said.code == 0
+    assert said.err.count("is damaged") == 1
+    assert [file.name for file in reads] == ["last.ckpt.prev"]
+
+
+def test_torch_told_to_run_code_is_refused_before_training(go, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    said = go("fit --config configs/digits_mlp.yaml --trainer.max_epochs 2")
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("error: unset TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")

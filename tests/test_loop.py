@@ -11,7 +11,7 @@ from torch.optim import lr_scheduler
 
 from src.data.module import DataModule
 from src.data.partition import Stratified
-from src.loop import HOOKS, DirectLoop
+from src.loop import HOOKS, DirectLoop, unmarked
 from src.models import Classifier, Regressor
 from src.models.augment import Mixup, Noise
 from src.models.schedules import WarmupCosine
@@ -149,6 +149,20 @@ def test_all_that_can_be_seen_is_the_same(name, tmp_path, monkeypatch):
         assert text(one) == text(other)
     assert len(stock[0]) > 20
     assert bool(steps) == (name in STOCK)
+
+
+def test_what_hangs_on_an_optimizer_is_called(tmp_path):
+    called = []
+
+    class Hanging(Callback):
+        def on_train_start(self, trainer, *_):
+            trainer.optimizers[0].register_step_post_hook(lambda *_: called.append(1))
+
+    assert unmarked(adam([torch.ones(1, requires_grad=True)])) is not None
+    plain = fit(True, tmp_path)
+    hung = fit(True, tmp_path, callbacks=[Hanging()])
+    assert text(plain[1:3]) == text(hung[1:3])
+    assert len(called) == plain[0][-1][2] > 10  # steps
 
 
 def test_another_lightning_takes_its_own_steps(tmp_path, monkeypatch):

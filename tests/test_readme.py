@@ -1,4 +1,4 @@
-"""Every command that the README shows runs, in its order, in one folder."""
+"""Every command that the README and docs/ show runs, in their order, in one folder."""
 
 import re
 import shlex
@@ -10,7 +10,9 @@ from src.__main__ import main
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
+GUIDES = sorted((ROOT / "docs").glob("*.md"))  # data.md before deploy.md, which goes on with it
+PAGES = [README, *(path.read_text(encoding="utf-8") for path in GUIDES)]
+BLOCKS = [block for page in PAGES for block in re.findall(r"```bash\n(.*?)```", page, re.S)]
 COMMANDS = [line.partition("   #")[0].strip() for block in BLOCKS for line in block.splitlines()]
 OURS = [c.removeprefix("python -m src ") for c in COMMANDS if c.startswith("python -m src ")]
 ELSEWHERE = ("make ", "pip install", "python -m pytest", "python -m scripts.", "wandb ", "curl ")
@@ -51,8 +53,8 @@ def test_nothing_else_is_shown_as_a_command():
 
 
 def test_paths_and_configs_that_it_names_exist():
-    names = re.findall(r"`((?:configs|scripts|src)/[\w./-]+)`", README)
-    assert len(names) >= 5
+    names = re.findall(r"`((?:configs|docs|scripts|src|tests)/[\w./-]+)`", "".join(PAGES))
+    assert len(names) >= 20
     assert not [name for name in names if not (ROOT / name).exists()]
 
 
@@ -62,7 +64,23 @@ def test_it_claims_of_a_config_what_the_config_claims(path):
     own = (
         f"`configs/{path.name}`" if path.stem.startswith("own_") else f"| `{path.stem}` | {claim} |"
     )
-    assert own in README
+    assert own in "".join(PAGES)
+
+
+def test_links_lead_somewhere():
+    for path, page in zip([ROOT / "README.md", *GUIDES], PAGES, strict=True):
+        heads = re.findall(r"^#+ (.*)", page, re.M)
+        anchors = [re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads]
+        for link in re.findall(r"\]\((?!http)(.+?)\)", page):
+            there = link[1:] in anchors if link[0] == "#" else (path.parent / link).exists()
+            assert there, f"{path.name}: {link}"
+
+
+def test_examples_to_copy_are_short():
+    table = README.partition("| I add |")[2]
+    names = re.findall(r"`((?:src|configs)/[\w/]+\.(?:py|yaml))` \|$", table, re.M)
+    assert len(names) >= 6
+    assert not [n for n in names if len((ROOT / n).read_text("utf-8").splitlines()) > 100]
 
 
 def test_it_shows_a_config_as_it_is():

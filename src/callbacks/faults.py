@@ -19,6 +19,7 @@ from src.callbacks.checkpoint import Checkpoint, own_share
 
 SIGNALS = [getattr(signal, name, None) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")]
 MOST_IN_A_ROW = 3  # bad steps
+HALVINGS = 16  # more of them, with which a gradient scaler of 16-bit floats comes down to 1
 LOOK_EVERY_N_STEPS = 16  # where the host would have to wait for a GPU
 AGREE_EVERY_N_STEPS = 8  # several processes, which wait for each other to do so
 
@@ -82,7 +83,9 @@ class Signals(Callback):
 class BadSteps(Callback):
     """Skips a step whose loss or gradients are not finite; the fourth in a row ends the run.
 
-    On a GPU a fused optimizer skips it by itself, and the host hears of it some steps later.
+    On a GPU a fused optimizer skips it by itself, and the host hears of it some steps later. With
+    16-mixed precision the gradient scaler skips it, and as it looks for its scale in this way, it
+    may be the twentieth.
     """
 
     def __init__(self) -> None:
@@ -104,14 +107,13 @@ class BadSteps(Callback):
         self._is_alone = trainer.world_size == 1
         [optimizer] = trainer.optimizers
         self._waits = self._shares or device.type == "cpu" or not optimizer.defaults.get("fused")
-        self._off = getattr(trainer.precision_plugin, "scaler", None) is not None  # skips them
+        self._scales = getattr(trainer.precision_plugin, "scaler", None) is not None
+        self._most = MOST_IN_A_ROW + HALVINGS * self._scales
 
     def between_steps(self, trainer: Any, pl_module: Any) -> None:
         self._sums = vars(pl_module.sums).copy()
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        if self._off:
-            return
         grads = [grad for p in self._parameters if (grad := p.grad) is not None]
         if self._shares:
             grads = [own_share(grad) for grad in grads]
@@ -135,7 +137,8 @@ class BadSteps(Callback):
         if is_bad:
             self._count(pl_module, trainer.global_step + 1, trainer._results.batch.row)
             flag.zero_()
-            optimizer.zero_grad(set_to_none=True)  # so it has nothing to do
+            if not self._scales:
+                optimizer.zero_grad(set_to_none=True)  # so it has nothing to do
             vars(pl_module.sums).update(self._sums)
         else:
             self._bad.clear()
@@ -157,6 +160,13 @@ class BadSteps(Callback):
 
     on_validation_start = on_train_epoch_end = _look
 
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self._look(trainer, pl_module)
+        checkpoint["bad_steps"] = self._bad
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self._bad = checkpoint.get("bad_steps", [])
+
     def _count(self, pl_module: Any, step: int, rows: Any) -> None:
         """Counts a bad step.
 
@@ -164,8 +174,9 @@ class BadSteps(Callback):
             FloatingPointError: There were too many in a row.
         """
         self._bad.append(step)
-        if len(self._bad) <= MOST_IN_A_ROW:
-            say(f"step {step} is skipped: its loss or gradients are not finite")
+        if len(self._bad) <= self._most:
+            if not self._scales:
+                say(f"step {step} is skipped: its loss or gradients are not finite")
             return
         names = [
             name

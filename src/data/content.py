@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 
-_BLOCK = 1 << 14  # words hashed at once: the passes of `mix` stay in the cache, and malloc's heap
+_BLOCK = 1 << 14  # words at once: the passes over them stay in the cache, and malloc's heap
+
+
+def blocks(num: int) -> Iterator[slice]:
+    """Slices of `num` words, one after the other."""
+    return (slice(start, start + _BLOCK) for start in range(0, num, _BLOCK))
 
 
 def mix(words: np.ndarray) -> np.ndarray:
@@ -26,8 +32,7 @@ def uniform(hashes: np.ndarray, seed: int) -> np.ndarray:
     """Makes `(N,)` float64 in [0, 1) of the hashes: other ones for each seed."""
     key = mix(np.array([(seed + 1) % 2**64], np.uint64))
     values = np.empty(len(hashes))
-    for start in range(0, len(hashes), _BLOCK):
-        block = slice(start, start + _BLOCK)
+    for block in blocks(len(hashes)):
         values[block] = (mix(hashes[block] + key) >> np.uint64(11)) * 2.0**-53
     return values
 
@@ -70,8 +75,7 @@ def fingerprint(ids: np.ndarray, y: np.ndarray) -> str:
     table, total = None, 0
     if y.ndim == 1 and y.dtype.kind == "i" and y.min(initial=0) >= 0 and y.max(initial=0) < len(y):
         table = mix(hash_rows(np.arange(y.max() + 1, dtype=y.dtype)))  # of codes, hashed once each
-    for start in range(0, len(ids), _BLOCK):
-        block = slice(start, start + _BLOCK)
+    for block in blocks(len(ids)):
         labels = mix(hash_rows(y[block])) if table is None else table[y[block]]
         total += int(mix(ids[block] + labels).sum(dtype=np.uint64))
     return f"{total % 2**64:016x}"

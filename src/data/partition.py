@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from src.data.content import fingerprint, hash_names, hash_rows, uniform
+from src.data.content import blocks, fingerprint, hash_names, hash_rows, uniform
 from src.data.rows import FREE, SPLITS, Rows
 
 __all__ = ["KFold", "Stratified"]
@@ -82,8 +82,10 @@ class Partition:
             boundaries |= {owners[i]: _draw(ordered[i], shares, unit, owners[i]) for i in new}
         lines = [boundaries.get(owner, shares[1:]) for owner in owners]  # or any, without rows
         bounds = np.array(lines, values.dtype.type)
-        for bound, change in zip(bounds.T, np.diff(np.array(splits, np.int8)), strict=True):
-            part += (divided >= bound[codes]) * change
+        changes = np.diff(np.array(splits, np.int8))
+        for block in blocks(len(codes)):
+            for bound, change in zip(bounds.T, changes, strict=True):
+                part[block] += (divided[block] >= bound[codes[block]]) * change
         where[free] = part
         if unit == "group" and published and len(torn := _behind(values, where)):
             raise ValueError(f"the group of row {rows.names[torn[0]]} is in a published split too")
@@ -222,8 +224,10 @@ def _ordered(values: np.ndarray, codes: np.ndarray) -> list[np.ndarray]:
     if not len(ends):
         return [np.sort(values)]
     if len(ends) < 2048:  # hashes have 53 bits: with the code in the others, one quick sort is all
-        keys = (values * 2.0**53).astype(np.uint64)
-        keys |= codes.astype(np.uint64) << np.uint64(53)
+        keys = np.empty(len(values), np.uint64)
+        for block in blocks(len(values)):
+            above = codes[block].astype(np.uint64) << np.uint64(53)
+            keys[block] = (values[block] * 2.0**53).astype(np.uint64) | above
         keys.sort()
         keys &= np.uint64(2**53 - 1)
         return np.split(keys * 2.0**-53, ends)
