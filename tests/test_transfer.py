@@ -79,7 +79,7 @@ def test_a_run_that_goes_on_takes_nothing_anew(go, old):
 def test_a_net_that_nothing_fits_is_an_error(go, old):
     said = go(FIT, *FEW, *NEW, "--model.init_from", old, "--model.net", "MLP")
     assert said.code == 2
-    assert "`model.init_from` has no weight that has a name and a shape of this net" in said.err
+    assert f"`model.init_from` {old} has no weight for this `model.net`; there are: " in said.err
     assert "net.stages.0.0.0.weight" in said.err
     old.write_bytes(b"none")
     said = go(FIT, *FEW, *NEW, "--model.init_from", old)
