@@ -40,8 +40,7 @@ class Partition:
         seed: Another seed divides the rows in another way.
         group_by: Column of groups: no group is in two splits.
         duplicates: For equal rows in two splits: `drop` takes them out of train, then val.
-        train_frac: Share of each class's train rows to train on, above 0, the others in no split:
-            what a lesser share has, a greater one has, too.
+        train_frac: Share of each class's train rows that stay; a greater one has those of a lesser.
     """
 
     time_by: str | None = None

@@ -52,7 +52,7 @@ class Transfer(Callback):
                 ax.fill_between(rows, runs.min(1), runs.max(1), alpha=0.2, lw=0)
                 for num, acc in zip(rows, mean, strict=True):
                     print(f"lesson/{kind}_{num} {acc:.4g}")
-            ax.set(xscale="log", xlabel="train rows of the new task", ylabel="accuracy on test rows")
+            ax.set(xscale="log", xlabel="train rows of the new task", ylabel="test accuracy")
             ax.set_xticks(rows, [f"{num:,}" for num in rows])
             ax.minorticks_off()
             ax.legend(title=f"mean and range of {self.seeds} seeds", loc="lower right")

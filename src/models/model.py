@@ -52,10 +52,8 @@ class Model(L.LightningModule):
         augment: Random changes of training batches, applied in this order.
         compile: Whether `torch.compile` compiles the net; a mode of its own, too: `reduce-overhead`
             replays CUDA graphs, which spares a small net on a GPU most of its launches.
-        init_from: Checkpoint of another run, whose weights the net starts from, as far as they have
-            the same name and shape; its head only if it was of the same classes.
-        freeze: Names of parameters of the net that are not trained, or of what is above them:
-            `stages.0`, say, or `*.bias`. Batch norm that is frozen keeps its averages, too.
+        init_from: Checkpoint whose net this one starts from, where name and shape are the same.
+        freeze: What of the net is not trained, by name: `[stages.0, "*.bias"]`, say.
     """
 
     # What a subclass adds:

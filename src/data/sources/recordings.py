@@ -23,11 +23,10 @@ class Recordings(Source):
 
     Args:
         path: The folder.
-        sample_rate: Hz that all recordings are brought to; of theirs, half is the highest heard.
-        length_s: Seconds of a row: what a recording has beyond is cut off.
-        num_mels: Bands from 0 Hz to the highest, of equal width in mel; with more than 100, say,
-            the lowest are so narrow that they have no frequency, and hear nothing.
-        hop_s: Seconds from one frame, of 25 ms, to the next.
+        sample_rate: Hz that all are brought to.
+        length_s: Seconds that are heard of each.
+        num_mels: Bands of frequencies, at most some 100.
+        hop_s: Seconds between two frames of 25 ms.
     """
 
     def __init__(
