@@ -43,7 +43,8 @@ NOISE = (
     r"(?s).*(does not have many workers|to estimate number|logging interval|sync_dist=True|"
     r"isinstance\(treespec, LeafSpec\)|lr_scheduler\.step\(\)|Checkpoint directory|GPU available|"
     r"predict returned None|was configured so|Glyph|across ranks is zero|WeightAveraging callback|"
-    r"Missing logger folder|The dirpath has changed|args parameter is intended|AccumulateGrad)"
+    r"Missing logger folder|The dirpath has changed|args parameter is intended|AccumulateGrad|"
+    r"in eval mode at the start)"
 )
 
 
@@ -113,6 +114,8 @@ class CLI(LightningCLI):
                 logger.log_config(yaml.safe_load(self.saved))
         self.datamodule.seed = self.config["seed_everything"]
         self.datamodule.trained_on = self.trained_on
+        if self.model.init_from and self.command == "fit" and not self.trained_on:
+            self.model.starts_from = run_folder.read_checkpoint(Path(self.model.init_from))
         return trainer
 
     def execute(self, ckpt_path: Path | None) -> None:

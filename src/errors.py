@@ -32,7 +32,8 @@ UNFIT = {
 # The least that an option may be, whatever class it is of, and those that 0 would end at once.
 LEAST = {
     "batch_size": 1, "eval_batch_size": 1, "accumulate_grad_batches": 1, "step_size": 1, "T_max": 1,
-    "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "patience": 0,
+    "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "patience": 0, "num_mels": 1,
+    "sample_rate": 1,
 }  # fmt: skip
 NOT_0 = {"max_epochs", "max_steps", "limit_train_batches", "val_check_interval"}
 WORDS = {

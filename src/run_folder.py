@@ -148,8 +148,10 @@ class RunFolder(L.Callback):
         folder, data = Path(trainer.default_root_dir), trainer.datamodule  # type: ignore[attr-defined]
         counts = ", ".join(f"{n:,} {split}" for split, n in data.split.report["counts"].items())
         size = sum(p.numel() for p in pl_module.parameters())
+        still = sum(p.numel() for p in pl_module.parameters() if not p.requires_grad)
+        frozen = f", {still:,} of them frozen" if still else ""
         names = type(data.source).__name__, type(pl_module.net).__name__
-        print(f"{names[0]}: {counts} rows; {names[1]}: {size:,} parameters", flush=True)
+        print(f"{names[0]}: {counts} rows; {names[1]}: {size:,} parameters{frozen}", flush=True)
         stated = data.split.report, vars(data.statistics), {"net": names[1], "num_weights": size}
         texts = [self.config, *(json.dumps(each, indent=1) for each in stated)]
         for name, text in zip(STATED, texts, strict=True):

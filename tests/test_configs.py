@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scipy.io import wavfile
 
 from src.data.sources import Cifar10, FashionMnist, Mnist
 from tests.conftest import ROOT
@@ -31,7 +32,7 @@ DOWNLOADED = {
     "cifar10_fast": Cifar10,
     "cifar10_resnet18": Cifar10,
 }
-OWN = ["own_arrays", "own_images", "own_table"]
+OWN = ["own_arrays", "own_images", "own_recordings", "own_table"]
 MEASURED = sorted({*TOP} - {*DOWNLOADED} - {*OWN})
 CLAIM = re.compile(
     r"# (test/\w+) ([\d.]+) ± ([\d.]+) over ([\d]+) seeds; \d+ s a run on one CPU core"
@@ -218,7 +219,21 @@ def own_arrays(folder: Path) -> Path:
     return folder / "own.npz"
 
 
-@pytest.mark.parametrize(("make", "epochs"), [(own_table, 40), (own_images, 5), (own_arrays, 40)])
+def own_recordings(folder: Path) -> Path:
+    rng, t = np.random.default_rng(0), np.arange(8000) / 16000
+    for i in range(60):
+        name, hertz = (("low", 400), ("high", 1600))[i % 2]
+        (folder / "own" / name).mkdir(parents=True, exist_ok=True)
+        wave = np.sin(2 * np.pi * hertz * rng.uniform(0.9, 1.1) * t) + rng.normal(size=8000)
+        path = folder / "own" / name / f"{i // 6}_nohash_{i}.wav"
+        wavfile.write(path, 16000, (4000 * wave).astype(np.int16))
+    return folder / "own"
+
+
+@pytest.mark.parametrize(
+    ("make", "epochs"),
+    [(own_table, 40), (own_images, 5), (own_recordings, 5), (own_arrays, 40)],
+)
 def test_the_configs_to_start_from_learn_from_a_file_of_that_kind(go, tmp_path, make, epochs):
     path = make(tmp_path)
     line = f"fit --config configs/{make.__name__}.yaml --trainer.max_epochs {epochs}"

@@ -546,6 +546,47 @@ def test_duplicates_are_dropped_from_train_first() -> None:
     assert allowed.report["counts"] == {"train": 40, "val": 10, "test": 10}
 
 
+@pytest.mark.parametrize("partition", [Stratified, KFold])
+def test_fewer_train_rows_are_among_more_and_as_many_of_each_class(partition) -> None:
+    rows = make([400, 100, 30])
+    full, larger = partition().split(rows), None
+    counts = np.bincount(rows.y[full.train])
+    for frac in (1.0, 0.5, 0.1, 0.001):
+        split = partition(train_frac=frac).split(rows)
+        assert np.bincount(rows.y[split.train]).tolist() == np.ceil(frac * counts).tolist()
+        assert {*split.train} <= {*(full.train if larger is None else larger)}
+        assert split.val.tolist() == full.val.tolist()
+        assert split.test.tolist() == full.test.tolist()
+        assert split.report["key"] == full.report["key"]
+        assert split.report["dropped"] == len(full.train) - len(split.train)
+        larger = split.train
+    order = np.random.default_rng(1).permutation(len(rows))
+    again = partition(train_frac=0.1).split(take(rows, order))
+    assert {*order[again.train]} == {*partition(train_frac=0.1).split(rows).train}
+    other = partition(train_frac=0.1, seed=1).split(rows)
+    assert {*other.train} != {*order[again.train]}
+    targets = make([])
+    assert len(partition(train_frac=0.5).split(targets).train) == np.ceil(
+        0.5 * len(partition().split(targets).train)
+    )
+    for frac in (0.0, 1.5):
+        with pytest.raises(ValueError, match="train_frac` is"):
+            partition(train_frac=frac)
+
+
+def test_rows_left_out_of_train_are_in_no_statistics() -> None:
+    from src.data.module import DataModule
+    from src.data.sources import Mnist1d
+
+    data = DataModule(Mnist1d(classes=(3, 8)), Stratified(train_frac=0.01))
+    data.setup("fit")
+    assert data.signature.class_names == ("3", "8")
+    values = data.rows.x[data.split.train].astype(float)
+    assert len(values) == 8  # of 3 and of 8, four each
+    assert data.statistics.count == (8 * 40,)
+    assert data.statistics.mean == pytest.approx((values.mean(),), rel=1e-12)
+
+
 def test_equal_rows_of_a_class_share_a_split() -> None:
     rows = make([100, 100])
     rows.x = rows.x[np.random.default_rng(0).integers(0, 40, 200)]

@@ -64,3 +64,14 @@ def test_mnist1d_is_the_published_data():
     assert rows.y[:10].tolist() == [2, 6, 4, 5, 6, 6, 6, 0, 3, 1]
     np.testing.assert_allclose(rows.x[0, 0, :5], first, atol=1e-6)
     np.testing.assert_allclose(rows.x[-1, 0, -5:], last, atol=1e-6)
+
+
+def test_mnist1d_of_some_classes_is_those_rows():
+    every, some = Mnist1d().load(), Mnist1d(classes=(7, 2)).load()
+    kept = np.isin(every.y, (2, 7))
+    assert np.array_equal(some.x, every.x[kept])
+    assert np.array_equal(some.published, every.published[kept])
+    assert some.signature.class_names == ("2", "7")
+    assert [some.signature.class_names[c] for c in some.y] == every.y[kept].astype(str).tolist()
+    with pytest.raises(ValueError, match="give two or more of 0 to 9"):
+        Mnist1d(classes=(3, 3))

@@ -40,6 +40,7 @@ class Partition:
         seed: Another seed divides the rows in another way.
         group_by: Column of groups: no group is in two splits.
         duplicates: For equal rows in two splits: `drop` takes them out of train, then val.
+        train_frac: Share of each class's train rows that stay; a greater one has those of a lesser.
     """
 
     time_by: str | None = None
@@ -50,8 +51,12 @@ class Partition:
         seed: int = 0,
         group_by: str | None = None,
         duplicates: Literal["error", "drop", "allow"] = "error",
+        train_frac: float = 1.0,
     ) -> None:
         self.seed, self.group_by, self.duplicates = seed, group_by, duplicates
+        self.train_frac = train_frac
+        if not 0 < train_frac <= 1:
+            raise ValueError(f"`data.partition.train_frac` is {train_frac:g}, not in (0, 1]")
 
     def _parts(self, published: list[int]) -> list[tuple[int, float]]:
         """Split and share of each part of the other rows, from the lowest values to the highest."""
@@ -87,6 +92,8 @@ class Partition:
             if self.duplicates == "error":
                 raise ValueError(_duplicates(rows, ids, where, behind))
             where[behind] = FREE
+        if self.train_frac < 1:
+            where[self._left_out(rows, ids, where)] = FREE
         index = {name: np.flatnonzero(where == split) for split, name in enumerate(SPLITS)}
         if not len(index["train"]):
             raise ValueError(f"train has none of the {len(rows)} rows: change `data.partition`")
@@ -101,6 +108,15 @@ class Partition:
         }
         drawn = {key: boundaries} if any(boundaries.values()) else {}
         return Split(**index, kept=kept | drawn, report=report)
+
+    def _left_out(self, rows: Rows, ids: np.ndarray, where: np.ndarray) -> np.ndarray:
+        """Train rows beyond `train_frac`: those of each class with the highest hashes."""
+        train = np.flatnonzero(where == TRAIN)
+        codes = _strata(rows, "row", train)[1]
+        counts = np.bincount(codes)
+        ranks = np.arange(len(train)) - np.repeat(counts.cumsum() - counts, counts)
+        beyond = ranks >= np.repeat(np.ceil(self.train_frac * counts), counts)
+        return train[np.lexsort((uniform(ids[train], self.seed), codes))[beyond]]
 
     def _units(self, rows: Rows, ids: np.ndarray) -> tuple[str, np.ndarray]:
         """What is divided, and `(N,)` numbers or texts that say where each row goes."""

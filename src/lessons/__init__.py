@@ -1,3 +1,5 @@
 """Experiments that show why nets are built as they are: each a callback and a config."""
 
-__all__: list[str] = []
+from src.lessons.transfer import Transfer
+
+__all__ = ["Transfer"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import lightning.pytorch as L
 import torch
 import torch.distributed as dist
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from src.data.batches import Batch
 from src.data.module import DataModule
+from src.models import transfer
 from src.models.augment import Augmentation, augment, check
 from src.models.schedules import PER_STEP, WarmupCosine, resume
 from src.nets.net import Net
@@ -51,6 +52,8 @@ class Model(L.LightningModule):
         augment: Random changes of training batches, applied in this order.
         compile: Whether `torch.compile` compiles the net; a mode of its own, too: `reduce-overhead`
             replays CUDA graphs, which spares a small net on a GPU most of its launches.
+        init_from: Checkpoint whose net this one starts from, where name and shape are the same.
+        freeze: What of the net is not trained, by name: `[stages.0, "*.bias"]`, say.
     """
 
     # What a subclass adds:
@@ -68,10 +71,15 @@ class Model(L.LightningModule):
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         augment: list[Augmentation] | None = None,
         compile: bool | Literal["reduce-overhead", "max-autotune"] = False,
+        init_from: str | None = None,
+        freeze: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self.make_net, self.make_optimizer, self.make_scheduler = net, optimizer, scheduler
         self.augmentations, self.compiles = augment or [], compile
+        self.init_from, self.frozen_names = init_from, freeze
+        self.starts_from: dict[str, Any] = {}  # that checkpoint, unless the run goes on
+        self.frozen: list[nn.Module] = []  # layers
         self.results: dict[str, tuple[Tensor, Tensor | None, Tensor]] = {}
         self.outputs: list[tuple[Tensor, Tensor | None, Tensor]] = []  # of a split's batches
         self.num_parts = 1  # of a batch, where memory has no room for it
@@ -92,8 +100,18 @@ class Model(L.LightningModule):
         self.normalize = Normalize(shape, data.statistics.mean, data.statistics.std)
         self.net = self.make_net(shape, data.signature.out_dim, data.signature.num_categories)
         self.build(data)
+        if self.starts_from:
+            transfer.take(self.net, str(self.init_from), self.starts_from, data.signature)
+        self.frozen = transfer.freeze(self.net, self.frozen_names)
+        self.train(self.training)
         if self.compiles:
             self.net.compile(mode=None if self.compiles is True else self.compiles)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for layer in self.frozen:
+            layer.eval()
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Raw rows to logits, or to scaled values: `(B, *in_shape) -> (B, out_dim)`."""

@@ -27,7 +27,15 @@ class Mnist1d(Source):
 
     Source: S. Greydanus, D. Kobak, Scaling Down Deep Learning with MNIST-1D, ICML 2024, arXiv
     2011.14439; templates and constants of github.com/greydanus/mnist1d (Apache-2.0).
+
+    Args:
+        classes: The digits that are kept, 0 to 9, two or more.
     """
+
+    def __init__(self, classes: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)) -> None:
+        self.classes = sorted({*classes})
+        if len(self.classes) < 2 or not {*self.classes} <= {*range(10)}:
+            raise ValueError(f"`data.source.classes` {self.classes}: give two or more of 0 to 9")
 
     def load(self, signature: Signature | None = None) -> Rows:
         # RandomState, because its stream is frozen for good and the published data came from it.
@@ -39,8 +47,10 @@ class Mnist1d(Source):
         x = ((x - x.mean()) / x.std()).astype(np.float32)
         published = np.full(NUM_ROWS, FREE, np.int8)
         published[-NUM_TEST:] = SPLITS.index("test")
-        signature = Signature((1, 40), "float32", tuple("0123456789"))
-        return Rows(x, y, signature, published=published)
+        signature = Signature((1, 40), "float32", tuple(map(str, self.classes)))
+        kept = np.isin(y, self.classes)
+        y = np.searchsorted(self.classes, y[kept])
+        return Rows(x[kept], y, signature, published=published[kept])
 
 
 def _strokes() -> np.ndarray:
