@@ -1,3 +1,6 @@
 """Experiments that show why nets are built as they are: each a callback and a config."""
 
-__all__: list[str] = []
+from src.lessons.leaks import Leaks
+from src.lessons.normalization import Descent, Normalization, TwoScales
+
+__all__ = ["Descent", "Leaks", "Normalization", "TwoScales"]
