@@ -49,14 +49,16 @@ class Descent(Callback):
     """Keeps the weights before each step, `(steps, P)`, in `descent.npy` of the run folder."""
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        self.path: list[np.ndarray] = []
+        self.file = Path(trainer.default_root_dir) / "descent.npy"
+        self.path = [*np.load(self.file)] if trainer.ckpt_path else []
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         parts = [weights.detach().numpy().ravel() for weights in pl_module.net.parameters()]
         self.path.append(np.concatenate(parts))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        np.save(Path(trainer.default_root_dir) / "descent.npy", self.path)
+        if not trainer.fast_dev_run:
+            np.save(self.file, self.path)
 
 
 class Bowl:
@@ -119,24 +121,23 @@ class Normalization(Callback):
             changes[how] = {"data.normalize": how, "model.optimizer.lr": lr}
         again(trainer, self, changes, self.seeds)
         paths = {h: [np.load(p) for p in sorted(runs.glob(f"{h}-*/descent.npy"))] for h in bowls}
-        steps = {
-            h: np.mean([(b.cost(p) > self.until).sum() for p in paths[h]]) for h, b in bowls.items()
-        }
+        counts = {h: [(b.cost(p) > self.until).sum() for p in paths[h]] for h, b in bowls.items()}
+        raw, normalized = (np.mean(counts[how]) for how in bowls)
         ends, wide = [path[-1] for path in paths["standard"]], data.source.wide
         errors = np.array([errors_of(ends, wide, scales, *drift) for _, *drift in DRIFTS.values()])
-        title = f"Steps to R² {1 - self.until:.2g}: {steps['none']:,.0f} on raw rows, "
-        title += f"{steps['standard']:.2g} on normalized ones"
+        title = f"Steps to R² {1 - self.until:.2g}: {raw:,.0f} on raw rows, "
+        title += f"{normalized:.2g} on normalized ones"
         with figure(trainer, "normalization", title, 3, 3, 2.4) as (*axes, last):
             for ax, (how, bowl) in zip(axes, bowls.items(), strict=True):
                 bowl.draw(ax, paths[how][-1][:NUM_DRAWN])
                 ax.set_title(f"normalize {how}: condition {float(f'{bowl.condition:.2g}'):,g}")
             axes[1].legend(loc="lower right")
-            series = {"train statistics": errors[..., 0], "their own": errors[..., 1]}
+            series = {"by train statistics": errors[..., 0], "by their own": errors[..., 1]}
             dots(last, [label for label, *_ in DRIFTS.values()], series)
-            last.set(xlabel="RMSE (units of y)", title="drifted test rows, scaled by")
+            last.set(xlabel="RMSE (units of y)", title="drifted rows, scaled")
         for how, bowl in bowls.items():
             print(f"lesson/{how}_condition {bowl.condition:.4g}")
-            print(f"lesson/{how}_steps {steps[how]:.4g}")
+            print(f"lesson/{how}_steps {np.mean(counts[how]):.4g}")
         for name, (train, own) in zip(DRIFTS, errors.mean(1), strict=True):
             print(f"lesson/{name}_train {train:.4g}\nlesson/{name}_own {own:.4g}")
 
