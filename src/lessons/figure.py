@@ -32,7 +32,7 @@ def dots(ax: Any, labels: Sequence[str], series: Mapping[str, Any]) -> None:
         ax.errorbar(np.mean(values, 1), at, xerr=np.std(values, 1), ls="", capsize=3, label=name)
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.5, -1.4)  # the first on top, below the legend
-    ax.legend(loc="upper left")
+    ax.legend(loc="upper right")
 
 
 @contextmanager

@@ -75,7 +75,7 @@ class Leaks(Callback):
 
 def recorded(
     x: Any, y: Any, num: int, leak: str, leaks: bool, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """What `Arrays` reads: `num` recordings of rows, half of them for val, and new ones for test.
 
     Args:

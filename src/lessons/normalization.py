@@ -13,7 +13,7 @@ from src.lessons.figure import dots, figure
 NUM_ROWS, NUM_DRAWN = 1000, 40
 # The best learning rates, times the greatest curvature of the cost: from 2 on they diverge.
 RATES = {"none": 1.95, "standard": 1.0}
-DRIFTS: dict[str, tuple[str, dict[str, Any], int]] = {  # label, rows, how many come at a time
+DRIFTS: dict[str, Any] = {  # label, rows, how many come at a time
     "same": ("no drift", {}, NUM_ROWS),
     "grows": ("x1 itself grows by 60", {"span": (-0.4, 1.6)}, NUM_ROWS),
     "part": ("only x1 > 50 comes", {"span": (0.5, 1)}, NUM_ROWS),
@@ -39,7 +39,8 @@ class TwoScales(Source):
 
     def load(self, signature: Signature | None = None) -> Rows:
         rng = np.random.default_rng(self.seed)
-        x = rng.uniform(*zip(self.span, (-1, 1), strict=True), (NUM_ROWS, 2))
+        low, high = self.span
+        x = rng.uniform((low, -1), (high, 1), (NUM_ROWS, 2))
         y = x.sum(1) + rng.normal(0, 0.1, NUM_ROWS)
         x = (x + np.array((self.adds, 0))) * (self.wide, 1)
         return Rows(x.astype("f4"), y.astype("f4"), signature or Signature((2,), "float32"))
@@ -125,7 +126,7 @@ class Normalization(Callback):
         raw, normalized = (np.mean(counts[how]) for how in bowls)
         ends, wide = [path[-1] for path in paths["standard"]], data.source.wide
         errors = np.array([errors_of(ends, wide, scales, *drift) for _, *drift in DRIFTS.values()])
-        title = f"Steps to R² {1 - self.until:.2g}: {raw:,.0f} on raw rows, "
+        title = f"Steps of gradient descent to R² {1 - self.until:.2g}: {raw:,.0f} on raw rows, "
         title += f"{normalized:.2g} on normalized ones"
         with figure(trainer, "normalization", title, 3, 3, 2.4) as (*axes, last):
             for ax, (how, bowl) in zip(axes, bowls.items(), strict=True):
