@@ -1,9 +1,11 @@
 """The one style of the lessons' pictures: for print, and told apart by the colour-blind."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from src.callbacks.report import tell
 
@@ -21,6 +23,16 @@ STYLE = {
     "legend.frameon": False,
     "svg.hashsalt": "fulgurite",  # the same file for the same picture
 }
+
+
+def dots(ax: Any, labels: Sequence[str], series: Mapping[str, Any]) -> None:
+    """Mean and standard deviation of `(labels, seeds)` values of each series, a line a label."""
+    for k, (name, values) in enumerate(series.items()):
+        at = np.arange(len(labels)) + 0.2 * k - 0.1
+        ax.errorbar(np.mean(values, 1), at, xerr=np.std(values, 1), ls="", capsize=3, label=name)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(len(labels) - 0.5, -1.4)  # the first on top, below the legend
+    ax.legend(loc="upper right")
 
 
 @contextmanager
