@@ -51,6 +51,7 @@ class Sweep:
     workers: int | None = None
     storage: str | None = None
     command: list[str] | None = None
+    engine: Literal["auto", "stacked", "trials"] = "auto"
 
 
 Kind = Literal["constant", "categorical", "uniform", "int_uniform", "log_uniform_values", None]

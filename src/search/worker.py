@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from subprocess import PIPE, STDOUT, Popen
@@ -25,14 +26,17 @@ from optuna.trial import FrozenTrial, TrialState
 from src import run_folder
 from src.callbacks import Report
 from src.cli import CLI, pairs, quiet
+from src.config import Tree
 from src.errors import BAD_NUMBERS, INTERRUPTED, explain, hint
 from src.search.compare import fingerprint
 from src.search.results import save
 from src.search.space import Space
+from src.search.stacked import MOST_COPIES, Stack, obstacles
 from src.search.study import LEASE_S, Study, name_of
 
 LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds in how many
 MOST_DEATHS = 20  # of workers with one trial, in one epoch of it; then it has failed
+MOST_STACKED_DEATHS = 3  # then one that may be the cause is trained alone
 MOST_FAILED = 3  # trials, if they outnumber the others; then the search stops
 DATA = ("rows", "x", "y", "names", "split", "signature", "statistics")
 BATCHING = ("batch_size", "eval_batch_size", "device", "predict_path")  # leaves the rows alone
@@ -71,6 +75,7 @@ class TrialCLI(CLI):
     """Trains without a test and without pictures; keeps the rows for the next trial."""
 
     watch: Watch
+    stack: Stack | None = None  # of several trials, in the place of one
     kept: tuple[str, Any] = ("", None)  # the data section, and its LightningDataModule
 
     def instantiate_classes(self) -> None:
@@ -85,6 +90,8 @@ class TrialCLI(CLI):
         trainer = super().instantiate_trainer(**kwargs)
         callbacks = vars(trainer)["callbacks"]
         callbacks[:] = [self.watch, *(c for c in callbacks if not isinstance(c, Report))]
+        if self.stack:
+            vars(trainer.fit_loop)["run"] = partial(self.stack.run, trainer, self.saved)
         return trainer
 
     def _test_best(self, what: dict[str, Any]) -> None:
@@ -123,6 +130,12 @@ class Worker:
         self.folder = root / name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.study = Study(self.space, name, sweep.storage or str(self.folder / "study.journal"))
+        self.obstacle = "it was asked for" if sweep.engine == "trials" else ""
+        self.obstacle = self.obstacle or "it trains on a GPU" * bool(self.num_gpus)
+        self.obstacle = self.obstacle or next(obstacles(self.space), "")
+        if sweep.engine == "stacked" and self.obstacle:
+            raise ValueError(f"`engine: stacked` of {self.space.path} can't be: {self.obstacle}")
+        self.stacked: set[tuple[int, int]] = set()  # trial and seed that a stack has trained
 
     def stop(self, trials: list[FrozenTrial]) -> str:
         """Why no other trial is begun; empty if one is."""
@@ -144,24 +157,78 @@ class Worker:
 
     def work(self) -> None:
         """Trains trials, and prints a line for each."""
-        while trial := self.study.next(self.stop):
+        most = 1
+        if not self.obstacle and self.study.cap:
+            most = min(-(-self.study.cap // self.num_workers), MOST_COPIES)
+        while trials := self.study.several(self.stop, most):
             done = threading.Event()
-            threading.Thread(target=self._beat, args=(trial, done), daemon=True).start()
+            threading.Thread(target=self._beat, args=(trials, done), daemon=True).start()
             try:
-                self._try(trial)
-            except UpdateFinishedTrialError:
-                pass  # this process was away for so long that another has taken it over
-            except (KeyboardInterrupt, SystemExit) as error:
-                self.study.give_up(trial.number, "paused")
+                if most > 1:
+                    self._stack(trials)
+                for trial in trials:
+                    # else this process was away for so long that another has taken it over
+                    with suppress(UpdateFinishedTrialError):
+                        self._try(trial)
+                save(self.study, self.folder)
+            except BaseException as error:
+                for trial in trials:
+                    self.study.give_up(trial.number, "paused")
+                if not isinstance(error, KeyboardInterrupt | SystemExit):
+                    raise
                 if not isinstance(error, Stopped):
                     raise KeyboardInterrupt from None
             finally:
                 done.set()
 
-    def _beat(self, trial: Trial, done: threading.Event) -> None:
+    def _stack(self, trials: list[Trial]) -> None:
+        """Trains as many as can be together, by their seeds; `_try` takes what is left."""
+        copies: dict[int, list[tuple[Trial, int, Tree]]] = {}
+        for trial in trials:
+            tree = self.space.config(self.space.suggest(trial)).checked()
+            if trial.user_attrs["deaths"] < MOST_STACKED_DEATHS:
+                for seed in range(len(trial.user_attrs.get("values", [])), self.space.sweep.seeds):
+                    own = tree | {"seed_everything": tree["seed_everything"] + seed}
+                    copies.setdefault(own["seed_everything"], []).append((trial, seed, own))
+        for same in filter(lambda same: len(same) > 1, copies.values()):
+            options = [tree["model"]["init_args"]["optimizer"]["init_args"] for *_, tree in same]
+            folders = [self.trial_folder(trial.number, seed) for trial, seed, _ in same]
+            stack = TrialCLI.stack = Stack(options, folders, self.is_over)
+            said = io.StringIO()
+            try:
+                with redirect_stdout(said), redirect_stderr(said):
+                    self._run(same[0][2], folders[0], None, {}, lambda *_: "")
+                for k in stack.best:
+                    with suppress(UpdateFinishedTrialError):
+                        self._note(stack, k, folders[k], *same[k][:2])
+            except Exception as error:
+                if self.space.sweep.engine == "stacked":
+                    raise
+                print(f"no stack of {len(same)} trials: {explain(error)[0]}", flush=True)
+                continue
+            finally:
+                TrialCLI.stack = None
+            if self.is_over():
+                raise Stopped
+
+    def _note(self, stack: Stack, k: int, folder: Path, trial: Trial, seed: int) -> None:
+        """Notes what has come of one of a stack."""
+        if seed == 0:
+            values = [values[self.space.metric][k].item() for values in stack.history]
+            self.study.note(trial.number, dict(enumerate(values, 1)))
+        best = stack.best[k]["callbacks"]["Checkpoint"]["best"].item()
+        self._tell(trial.number, folder, [best, ""], stack.flat.shape[1])
+        self.stacked.add((trial.number, seed))
+
+    def _tell(self, number: int, folder: Path, outcome: list[Any], num_weights: int) -> None:
+        self.study.set(number, "outcome", outcome)
+        about = {"data": fingerprint(folder), "num_weights": num_weights}
+        self.study.set(number, "about", about)
+    def _beat(self, trials: list[Trial], done: threading.Event) -> None:
         while not done.wait(LEASE_S / 4):
-            with suppress(Exception):  # finished, or the storage is away for a while
-                trial.set_user_attr("beat", time.time())
+            for trial in trials:
+                with suppress(Exception):  # finished, or the storage is away for a while
+                    trial.set_user_attr("beat", time.time())
 
     def _try(self, trial: Trial) -> None:
         """Trains one trial, with each seed, and tells what came of it."""
@@ -193,7 +260,6 @@ class Worker:
                 if old.name != "best.ckpt":
                     old.unlink()
         print(self.study.line(told), flush=True)
-        save(self.study, self.folder)
 
     def trial_folder(self, number: int, seed: int) -> Path:
         name = name_of(self.study.get(number))
@@ -207,7 +273,9 @@ class Worker:
             Stopped: Another is to go on with it.
         """
         chosen = self.study.get(number).user_attrs["chosen"]
-        if self.space.config(chosen).checked()["trainer"]["devices"] == 1:
+        if (number, seed) in self.stacked:
+            pass  # it has its outcome
+        elif self.space.config(chosen).checked()["trainer"]["devices"] == 1:
             self.fit(number, seed)
         else:
             words = [sys.executable, "-m", "src", "search", *self.argv, "--one", f"{number}.{seed}"]
@@ -243,16 +311,21 @@ class Worker:
         with suppress(ValueError, FileNotFoundError):  # else it begins anew, in the same folder
             checkpoint = run_folder.read_checkpoint(last)
         path = last if checkpoint else None
+        cli = self._run(tree, folder, path, checkpoint, report)
+        if cli.trainer.is_global_zero:
+            score = vars(cli.trainer.checkpoint_callback)["best_model_score"]
+            best = None if score is None else score.item()  # pruned before it was saved
+            size = sum(p.numel() for p in cli.model.parameters())
+            self._tell(number, folder, [best, cli.watch.answer], size)
+
+    def _run(
+        self, tree: Tree, folder: Path, path: Path | None, checkpoint: Tree, report: Callable
+    ) -> TrialCLI:
         TrialCLI.watch = Watch(self.space.metric, report)
         with run_folder.opened(folder.parent, folder.name, "", path, resumes=True), quiet():
             cli = TrialCLI("fit", tree, folder, checkpoint)
             cli.execute(path)
-        if cli.trainer.is_global_zero:
-            score = vars(cli.trainer.checkpoint_callback)["best_model_score"]
-            best = None if score is None else score.item()  # pruned before it was saved
-            self.study.set(number, "outcome", [best, cli.watch.answer])
-            size = sum(p.numel() for p in cli.model.parameters())
-            self.study.set(number, "about", {"data": fingerprint(folder), "num_weights": size})
+        return cli
 
 
 def num_cores() -> int:

@@ -1,0 +1,343 @@
+"""Trains trials that differ in the options of their optimizer alone as one batched network.
+
+A step of a small net is mostly overhead, which a stack pays once. Its layers multiply batches of
+matrices, and its optimizer is that of the trials, with a group for each copy. All copies see the
+same batches, and drop out the same values, as trials of one seed do.
+
+So a copy gets the numbers of an ordinary trial, to the bit, as far as a library multiplies a batch
+of matrices as it does each of them. MKL does, but for layers of one output and batches of a few
+rows; of others it isn't known. So in the first epoch one copy is trained in the ordinary way, too,
+and a stack whose bits differ from it gives way to ordinary trials, as does each copy whose numbers
+are no longer finite.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import lightning.pytorch as L
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
+
+from src.callbacks.monitor import EVERY_N_STEPS
+from src.config import Config, Tree, options
+from src.data.batches import Batch
+from src.durable import DurableIO
+from src.run_folder import STATED
+from src.search.compare import Loader
+from src.search.space import Space
+from src.tracking import MetricsCsv
+
+MOST_COPIES = 32
+MOST_WEIGHTS = 1 << 24  # of all copies; optimizer and best checkpoints keep some five times that
+# Those that change a weight by its own gradients alone.
+OPTIMIZERS = ("AdamW", "Adam", "SGD", "NAdam", "RAdam", "Adagrad", "RMSprop", "Adamax", "Adadelta")
+HEEDED = ("max_epochs", "limit_train_batches", "accelerator")  # options of the trainer
+MUTE = ("default_root_dir", "logger", "enable_progress_bar")  # change no number
+DIFFERS = "the last digits differ from those of ordinary trials"
+Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+def obstacles(space: Space) -> Iterator[str]:
+    """Why the trials of a search can't be stacked."""
+    for key, parameter in space.parameters.items():
+        is_one = not parameter.is_range and len(parameter.texts) == 1
+        if not is_one and not key.startswith("model.optimizer.") and key != "seed_everything":
+            yield f"`{key}` is searched"
+    if space.sweep.method == "bayes":
+        yield "`method: bayes` draws each trial by those before"
+    if space.halving:
+        yield "`early_terminate` compares trials amid their epochs"
+    if space.sweep.epochs or space.sweep.minutes:
+        yield "`epochs` or `minutes` may be spent amid a stack"
+    tree = space.config({key: p.texts[0] for key, p in space.parameters.items()}).checked()
+    model, trainer = tree["model"]["init_args"], tree["trainer"]
+    if kind(model["net"]) != "MLP" or model["net"]["init_args"].get("norm", "none") != "none":
+        yield "`model.net` is not an MLP without norm"
+    if kind(model["optimizer"]) not in OPTIMIZERS:
+        yield f"{kind(model['optimizer'])} is not one of {', '.join(OPTIMIZERS)}"
+    if kind(model.get("scheduler")) == "ReduceLROnPlateau":
+        yield "ReduceLROnPlateau goes by each trial's own metrics"
+    yield from (f"`model.{key}` is set" for key in ("augment", "compile") if model.get(key))
+    plain = {name: option.default for name, option in options(L.Trainer).items()}
+    plain |= Config().tree["trainer"] | {"devices": 1}
+    for key in trainer.keys() - {*HEEDED, *MUTE}:
+        if trainer[key] not in (plain[key], None):
+            yield f"`trainer.{key}` is {trainer[key]}"
+    if [*map(kind, trainer["logger"] or [])] != ["MetricsCsv"]:
+        yield "`trainer.logger` is not [MetricsCsv]"
+    callbacks = {key: node for key, node in tree["callbacks"].items() if node}
+    if {*map(kind, callbacks.values())} - {"Threads"} != {"Checkpoint"}:
+        yield "`callbacks` are not Checkpoint and Threads"
+    if callbacks["checkpoint"]["init_args"].keys() - {"monitor", "mode"}:
+        yield "`callbacks.checkpoint` has more than a metric"
+
+
+def kind(node: Tree | None) -> str:
+    """The class that a node of a checked config names."""
+    return node["class_path"].rpartition(".")[2] if node else ""
+
+
+class StackedLinear(nn.Linear):
+    """`(K, B, D) -> (K, B, out_dim)`, the layers of K nets; `(B, D)` is the same to all of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.expand(len(self.weight), *x.shape[-2:])
+        return torch.baddbmm(self.bias, x, self.weight.mT)
+
+
+class StackedDropout(nn.Dropout):
+    """Drops the same values of all nets, those that it would drop of each alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * F.dropout(torch.ones(x.shape[1:]), self.p) if self.training else x
+
+
+STACKED: dict[type, Any] = {nn.Linear: StackedLinear, nn.Dropout: StackedDropout}
+
+
+class Stack:
+    """Copies of one net, each with options of its own for the optimizer.
+
+    Args:
+        options: Those of each copy.
+        folders: The run folder of each copy.
+        is_over: Whether to stop, which leaves nothing.
+    """
+
+    def __init__(
+        self, options: list[Tree], folders: list[Path], is_over: Callable[[], bool]
+    ) -> None:
+        self.options, self.folders, self.is_over, self.num = options, folders, is_over, len(options)
+        self.history: list[dict[str, Tensor]] = []  # by name, of all copies: a row an epoch
+        self.best: dict[int, Tree] = {}  # checkpoint of each copy whose numbers are finite
+
+    def run(self, trainer: L.Trainer, config: str) -> None:
+        """Trains, in the place of Lightning's loop.
+
+        Args:
+            trainer: That of a trial, whose model is the copies' start.
+            config: The whole config of the trial, as YAML.
+
+        Raises:
+            ValueError: It can't, or not as ordinary trials do.
+        """
+        loop, data = trainer.fit_loop, trainer.datamodule  # type: ignore[attr-defined]
+        self.trainer, self.model = trainer, trainer.lightning_module
+        loop.setup_data()
+        self.model.on_train_start()
+        self._build()
+        self.best = dict.fromkeys(range(self.num), {})
+        [train] = loop._combined_loader.flattened  # type: ignore[union-attr]
+        for epoch in range(trainer.max_epochs or 0):
+            train.set_epoch(epoch)
+            values = self._train(islice(train, int(loop.max_batches)))
+            values = self._validate(data.val_dataloader()) | values
+            self.history.append(values)
+            self._count(epoch + 1)
+            self._keep(values)
+            if self.is_over():
+                self.best = {}
+            if not self.best:
+                return
+        self._write(config)
+
+    def _build(self) -> None:
+        net = self.model.net
+        sizes, num = [p.numel() for p in net.parameters()], self.num
+        if any(isinstance(module, nn.Embedding) for module in net.modules()):
+            raise ValueError("the net has embeddings")
+        if num * sum(sizes) > MOST_WEIGHTS:
+            raise ValueError(f"{num} nets of {sum(sizes):,} weights are too large")
+        # All weights of a copy are one row: to its optimizer they are one tensor.
+        self.flat = parameters_to_vector(net.parameters()).detach().repeat(num, 1)
+        self.grads = torch.zeros_like(self.flat)
+        self.net = copy.deepcopy(net)
+        for module in self.net.modules():
+            module.__class__ = STACKED.get(type(module), type(module))
+        parts = zip(self.flat.split(sizes, 1), self.grads.split(sizes, 1), strict=True)
+        for p, (values, grads) in zip(self.net.parameters(), parts, strict=True):
+            shape = (num, *p.shape) if p.ndim == 2 else (num, 1, *p.shape)
+            p.data, p.grad = values.view(shape), grads.view(shape)
+        self.rows = [nn.Parameter(row) for row in self.flat]
+        for row, grads in zip(self.rows, self.grads, strict=True):
+            row.grad = grads
+        make: Any = type(self.trainer.optimizers[0])  # checks the options, too
+        pairs = zip(self.rows, self.options, strict=True)
+        groups = [make([row], **given).param_groups[0] for row, given in pairs]
+        with patch.object(self.model, "parameters", lambda: groups):
+            made = self.model.configure_optimizers()
+        self.optimizer, self.schedule = made, None
+        if isinstance(made, dict):
+            self.optimizer, self.schedule = made["optimizer"], made["lr_scheduler"]
+
+    def _train(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        """An epoch; what is logged of it."""
+        start, model, is_first = time.perf_counter(), self.model, not self.history
+        loss, hits, num_rows, norms = torch.zeros(self.num), torch.zeros(self.num), 0, []
+        model.train(), self.net.train()
+        for i, batch in enumerate(batches):
+            if is_first:
+                self._train_one(batch)
+            ys = torch.cat([batch.y] * self.num)
+            out = self.net(model.normalize(batch.x))
+            losses = self._losses(out, ys)
+            losses.sum().backward()
+            if i % EVERY_N_STEPS == 0:
+                norms.append(torch.linalg.vector_norm(self.grads, dim=1))
+            loss = loss.add(losses.detach(), alpha=len(batch.y))
+            hits = hits + model.hits(out.detach().flatten(0, 1), ys).view(self.num, -1).sum(1)
+            num_rows += len(batch.y)
+            self.optimizer.step()
+            self.grads.zero_()
+            lrs = [group["lr"] for group in self.optimizer.param_groups]
+            if self.schedule and self.schedule["interval"] == "step":
+                self.schedule["scheduler"].step()
+        if self.schedule and self.schedule["interval"] == "epoch":
+            self.schedule["scheduler"].step()
+        if is_first and not torch.equal(self.flat[0], parameters_to_vector(model.net.parameters())):
+            raise ValueError(DIFFERS)
+        found = {"loss": loss / num_rows, **model.running(hits / num_rows)}
+        speed = num_rows / (time.perf_counter() - start)
+        values = {"samples_per_s": torch.full_like(loss, speed), "lr": torch.tensor(lrs)}
+        values["grad_norm"] = torch.stack(norms).nanmean(0)
+        return values | {f"train/{name}": value for name, value in found.items()}
+
+    def _train_one(self, batch: Batch) -> None:
+        """A step of one copy in the ordinary way, which draws the same random numbers."""
+        [optimizer] = self.trainer.optimizers
+        with torch.random.fork_rng([]):
+            self.model.step(batch, "train").backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        for config in self.trainer.lr_scheduler_configs:
+            if config.interval == "step":
+                config.scheduler.step()
+
+    @torch.inference_mode()
+    def _validate(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        """What is logged of the validation rows."""
+        model = self.model.eval()
+        self.net.eval()
+        outs, ys, rows = [], [], []
+        for x, y, row in batches:
+            outs.append(self.net(model.normalize(x)))
+            ys.append(y)
+            rows.append(row)
+            if not self.history and not torch.equal(outs[-1][0], model(x)):
+                raise ValueError(DIFFERS)
+        order = torch.cat(rows).argsort()
+        out, y = torch.cat(outs, 1)[:, order], torch.cat(ys)[order]
+        found = {"loss": self._losses(out, torch.cat([y] * self.num))}
+        found |= model.metrics(model.scores(out), y)
+        return {f"val/{name}": value for name, value in found.items()}
+
+    def _losses(self, out: Tensor, ys: Tensor) -> Tensor:
+        """The mean loss of each copy: `(K, B, out_dim)`, targets of all copies -> `(K,)`."""
+        return self.model.losses(out.flatten(0, 1), ys).view(self.num, -1).mean(1)
+
+    def _count(self, num_epochs: int) -> None:
+        """Sets what Lightning counts to what it is at the end of a run of so many epochs."""
+        loop = self.trainer.fit_loop.epoch_loop
+        size = int(self.trainer.num_training_batches)
+        num_steps, num_val = num_epochs * size, len(self.trainer.datamodule.val_dataloader())
+        per_step = self.schedule and self.schedule["interval"] == "step"
+        optimizer = loop.automatic_optimization.optim_progress.optimizer
+        for progress, total, current in (
+            (self.trainer.fit_loop.epoch_progress, num_epochs, num_epochs),
+            (loop.batch_progress, num_steps, size),
+            (optimizer.step, num_steps, size),
+            (optimizer.zero_grad, num_steps, size),
+            (loop.val_loop.batch_progress, num_val, num_val),
+        ):
+            for part, number in ((progress.total, total), (progress.current, current)):
+                vars(part).update(dict.fromkeys(vars(part), number))
+        loop._batches_that_stepped = num_steps
+        loop.batch_progress.is_last_batch = loop.val_loop.batch_progress.is_last_batch = True
+
+    def _keep(self, values: dict[str, Tensor]) -> None:
+        """Makes the checkpoints of the copies that are better than before; forgets broken ones."""
+        chooser: Any = self.trainer.checkpoint_callback
+        scores, sign = values[chooser.monitor], 1 if chooser.mode == "min" else -1
+        fine = self.flat.isfinite().all(1) & (values["train/loss"] + values["val/loss"]).isfinite()
+        self.best = {k: best for k, best in self.best.items() if fine[k]}
+        better = [
+            k
+            for k, best in self.best.items()
+            if not best or sign * scores[k] < sign * best["callbacks"]["Checkpoint"]["best"]
+        ]
+        if not better:
+            return
+        whole = self.trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        for k in better:
+            names = (f"net.{name}" for name, _ in self.net.named_parameters())
+            weights = dict(zip(names, self._split(self.flat[k]), strict=True))
+            chosen = {"monitor": chooser.monitor, "mode": chooser.mode, "best": scores[k].clone()}
+            metrics = {name: value[k].clone() for name, value in values.items()}
+            logs = {"MetricsCsv": {"num_rows": len(self.history) - 1, "waiting": [self._row(k, -1)]}}
+            self.best[k] = whole | {
+                "state_dict": whole["state_dict"] | weights,
+                "callbacks": whole["callbacks"] | {"Checkpoint": chosen},
+                "optimizer_states": [self._memory(k)],
+                "lr_schedulers": self._schedules(k),
+                "resume": whole["resume"] | {"metrics": metrics, "logs": logs},
+            }
+
+    def _split(self, value: Any) -> list[Any]:
+        """What is of a copy as a whole, for each of its parameters."""
+        shapes = [p.shape for p in self.model.net.parameters()]
+        if not isinstance(value, Tensor) or value.numel() != self.flat.shape[1]:
+            return [copy.copy(value) for _ in shapes]
+        parts = value.clone().split([shape.numel() for shape in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def _memory(self, k: int) -> Tree:
+        """What the optimizer of a copy alone would keep."""
+        group, state = self.optimizer.param_groups[k], self.optimizer.state[self.rows[k]]
+        split = [self._split(value) for value in state.values()]
+        each = [dict(zip(state, values, strict=True)) for values in zip(*split, strict=True)]
+        own = {"optimizer": type(self.optimizer).__name__, "params": [*range(len(each))]}
+        return {"state": dict(enumerate(each)), "param_groups": [group | own]}
+
+    def _schedules(self, k: int) -> list[Tree]:
+        """The state of a copy's schedule, if there is one."""
+        state = self.schedule["scheduler"].state_dict() if self.schedule else {}
+        own = {
+            name: value[k : k + 1] if isinstance(value, list) and len(value) == self.num else value
+            for name, value in state.items()
+        }
+        return [own] if own else []
+
+    def _row(self, k: int, epoch: int) -> Tree:
+        """What a copy has logged of an epoch."""
+        epoch %= len(self.history)
+        step = (epoch + 1) * int(self.trainer.num_training_batches) - 1
+        values = {name: value[k].item() for name, value in self.history[epoch].items()}
+        return {"epoch": epoch, "step": step, **values}
+
+    def _write(self, config: str) -> None:
+        """Writes the run folder of each copy, as a trial of its own would leave it."""
+        stated = [Path(self.trainer.default_root_dir, name).read_text("utf-8") for name in STATED]
+        files = DurableIO()
+        for k, best in self.best.items():
+            tree = yaml.load(config, Loader)
+            tree["model"]["init_args"]["optimizer"]["init_args"] |= self.options[k]
+            stated[0] = yaml.dump(tree, Dumper=Dumper, sort_keys=False)
+            self.folders[k].mkdir(parents=True, exist_ok=True)
+            for name, text in zip(STATED, stated, strict=True):
+                (self.folders[k] / name).write_text(text, encoding="utf-8")
+            log = MetricsCsv()
+            log.run_dir = self.folders[k]
+            log.load_state_dict({"waiting": [self._row(k, i) for i in range(len(self.history))]})
+            path = self.folders[k] / "checkpoints" / "best.ckpt"
+            files.save_checkpoint(best | {"config": stated[0]}, path)
+        files.check()
