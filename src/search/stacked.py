@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,14 @@ def kind(node: Tree | None) -> str:
     return node["class_path"].rpartition(".")[2] if node else ""
 
 
+def own_share(state: Tree, k: int, num: int) -> Tree:
+    """What of a schedule's state is that of one of `num` groups."""
+    return {
+        name: value[k : k + 1] if isinstance(value, list) and len(value) == num else value
+        for name, value in state.items()
+    }
+
+
 class StackedLinear(nn.Linear):
     """`(K, B, D) -> (K, B, out_dim)`, the layers of K nets; `(B, D)` is the same to all of them."""
 
@@ -105,6 +114,19 @@ class StackedDropout(nn.Dropout):
 STACKED: dict[type, Any] = {nn.Linear: StackedLinear, nn.Dropout: StackedDropout}
 
 
+@dataclass(eq=False)
+class Best:
+    """A copy at the end of its best epoch; `whole` is the checkpoint of a run that ends there."""
+
+    epoch: int
+    score: Tensor
+    weights: Tensor
+    group: Tree
+    state: dict[str, Any]
+    schedules: list[Tree]
+    whole: Tree
+
+
 class Stack:
     """Copies of one net, each with options of its own for the optimizer.
 
@@ -119,7 +141,7 @@ class Stack:
     ) -> None:
         self.options, self.folders, self.is_over, self.num = options, folders, is_over, len(options)
         self.history: list[dict[str, Tensor]] = []  # by name, of all copies: a row an epoch
-        self.best: dict[int, Tree] = {}  # checkpoint of each copy whose numbers are finite
+        self.best: dict[int, Any] = {}  # of each copy whose numbers are finite
 
     def run(self, trainer: L.Trainer, config: str) -> None:
         """Trains, in the place of Lightning's loop.
@@ -136,7 +158,7 @@ class Stack:
         loop.setup_data()
         self.model.on_train_start()
         self._build()
-        self.best = dict.fromkeys(range(self.num), {})
+        self.best = dict.fromkeys(range(self.num))
         [train] = loop._combined_loader.flattened  # type: ignore[union-attr]
         for epoch in range(trainer.max_epochs or 0):
             train.set_epoch(epoch)
@@ -265,61 +287,55 @@ class Stack:
         loop.batch_progress.is_last_batch = loop.val_loop.batch_progress.is_last_batch = True
 
     def _keep(self, values: dict[str, Tensor]) -> None:
-        """Makes the checkpoints of the copies that are better than before; forgets broken ones."""
+        """Keeps each copy that is better than before; forgets those that are broken."""
         chooser: Any = self.trainer.checkpoint_callback
         scores, sign = values[chooser.monitor], 1 if chooser.mode == "min" else -1
         fine = self.flat.isfinite().all(1) & (values["train/loss"] + values["val/loss"]).isfinite()
         self.best = {k: best for k, best in self.best.items() if fine[k]}
-        better = [
-            k
-            for k, best in self.best.items()
-            if not best or sign * scores[k] < sign * best["callbacks"]["Checkpoint"]["best"]
-        ]
-        if not better:
-            return
-        whole = self.trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        best = self.best.items()
+        better = [k for k, old in best if not old or sign * scores[k] < sign * old.score]
+        if better:
+            whole = self.trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            schedule = self.schedule["scheduler"].state_dict() if self.schedule else {}
         for k in better:
-            names = (f"net.{name}" for name, _ in self.net.named_parameters())
-            weights = dict(zip(names, self._split(self.flat[k]), strict=True))
-            chosen = {"monitor": chooser.monitor, "mode": chooser.mode, "best": scores[k].clone()}
-            metrics = {name: value[k].clone() for name, value in values.items()}
-            logs = {"MetricsCsv": {"num_rows": len(self.history) - 1, "waiting": [self._row(k, -1)]}}
-            self.best[k] = whole | {
-                "state_dict": whole["state_dict"] | weights,
-                "callbacks": whole["callbacks"] | {"Checkpoint": chosen},
-                "optimizer_states": [self._memory(k)],
-                "lr_schedulers": self._schedules(k),
-                "resume": whole["resume"] | {"metrics": metrics, "logs": logs},
-            }
+            group, state = self.optimizer.param_groups[k], self.optimizer.state[self.rows[k]]
+            state = {name: copy.deepcopy(value) for name, value in state.items()}
+            memory = {name: value for name, value in group.items() if name != "params"}, state
+            schedules = [own_share(schedule, k, self.num)] if schedule else []
+            now = len(self.history) - 1, scores[k].clone(), self.flat[k].clone()
+            self.best[k] = Best(*now, *memory, schedules, whole)
+
+    def _checkpoint(self, k: int, config: str) -> Tree:
+        """What a copy alone would have saved at its best epoch."""
+        best, chooser = self.best[k], self.trainer.checkpoint_callback
+        split = [self._split(value) for value in best.state.values()]
+        each = [dict(zip(best.state, values, strict=True)) for values in zip(*split, strict=True)]
+        own = {"optimizer": type(self.optimizer).__name__, "params": [*range(len(each))]}
+        memory = {"state": dict(enumerate(each)), "param_groups": [best.group | own]}
+        names = (f"net.{name}" for name, _ in self.net.named_parameters())
+        weights = dict(zip(names, self._split(best.weights), strict=True))
+        chosen = {"monitor": chooser.monitor, "mode": chooser.mode, "best": best.score}
+        metrics = {name: value[k].clone() for name, value in self.history[best.epoch].items()}
+        row = {"num_rows": best.epoch, "waiting": [self._row(k, best.epoch)]}
+        return best.whole | {
+            "state_dict": best.whole["state_dict"] | weights,
+            "callbacks": best.whole["callbacks"] | {"Checkpoint": chosen},
+            "optimizer_states": [memory],
+            "lr_schedulers": best.schedules,
+            "config": config,
+            "resume": best.whole["resume"] | {"metrics": metrics, "logs": {"MetricsCsv": row}},
+        }
 
     def _split(self, value: Any) -> list[Any]:
         """What is of a copy as a whole, for each of its parameters."""
         shapes = [p.shape for p in self.model.net.parameters()]
         if not isinstance(value, Tensor) or value.numel() != self.flat.shape[1]:
             return [copy.copy(value) for _ in shapes]
-        parts = value.clone().split([shape.numel() for shape in shapes])
+        parts = value.split([shape.numel() for shape in shapes])
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
-
-    def _memory(self, k: int) -> Tree:
-        """What the optimizer of a copy alone would keep."""
-        group, state = self.optimizer.param_groups[k], self.optimizer.state[self.rows[k]]
-        split = [self._split(value) for value in state.values()]
-        each = [dict(zip(state, values, strict=True)) for values in zip(*split, strict=True)]
-        own = {"optimizer": type(self.optimizer).__name__, "params": [*range(len(each))]}
-        return {"state": dict(enumerate(each)), "param_groups": [group | own]}
-
-    def _schedules(self, k: int) -> list[Tree]:
-        """The state of a copy's schedule, if there is one."""
-        state = self.schedule["scheduler"].state_dict() if self.schedule else {}
-        own = {
-            name: value[k : k + 1] if isinstance(value, list) and len(value) == self.num else value
-            for name, value in state.items()
-        }
-        return [own] if own else []
 
     def _row(self, k: int, epoch: int) -> Tree:
         """What a copy has logged of an epoch."""
-        epoch %= len(self.history)
         step = (epoch + 1) * int(self.trainer.num_training_batches) - 1
         values = {name: value[k].item() for name, value in self.history[epoch].items()}
         return {"epoch": epoch, "step": step, **values}
@@ -327,9 +343,8 @@ class Stack:
     def _write(self, config: str) -> None:
         """Writes the run folder of each copy, as a trial of its own would leave it."""
         stated = [Path(self.trainer.default_root_dir, name).read_text("utf-8") for name in STATED]
-        files = DurableIO()
-        for k, best in self.best.items():
-            tree = yaml.load(config, Loader)
+        tree, files = yaml.load(config, Loader), DurableIO()
+        for k in self.best:
             tree["model"]["init_args"]["optimizer"]["init_args"] |= self.options[k]
             stated[0] = yaml.dump(tree, Dumper=Dumper, sort_keys=False)
             self.folders[k].mkdir(parents=True, exist_ok=True)
@@ -339,5 +354,5 @@ class Stack:
             log.run_dir = self.folders[k]
             log.load_state_dict({"waiting": [self._row(k, i) for i in range(len(self.history))]})
             path = self.folders[k] / "checkpoints" / "best.ckpt"
-            files.save_checkpoint(best | {"config": stated[0]}, path)
+            files.save_checkpoint(self._checkpoint(k, stated[0]), path)
         files.check()

@@ -185,19 +185,22 @@ class Worker:
         """Trains as many as can be together, by their seeds; `_try` takes what is left."""
         copies: dict[int, list[tuple[Trial, int, Tree]]] = {}
         for trial in trials:
-            tree = self.space.config(self.space.suggest(trial)).checked()
+            config = self.space.config(self.space.suggest(trial))
             if trial.user_attrs["deaths"] < MOST_STACKED_DEATHS:
                 for seed in range(len(trial.user_attrs.get("values", [])), self.space.sweep.seeds):
-                    own = tree | {"seed_everything": tree["seed_everything"] + seed}
-                    copies.setdefault(own["seed_everything"], []).append((trial, seed, own))
-        for same in filter(lambda same: len(same) > 1, copies.values()):
-            options = [tree["model"]["init_args"]["optimizer"]["init_args"] for *_, tree in same]
+                    of = config.tree["seed_everything"] + seed
+                    copies.setdefault(of, []).append((trial, seed, config.optimizer()))
+        for of, same in copies.items():
+            if len(same) == 1:
+                continue
             folders = [self.trial_folder(trial.number, seed) for trial, seed, _ in same]
-            stack = TrialCLI.stack = Stack(options, folders, self.is_over)
+            stack = TrialCLI.stack = Stack([own for *_, own in same], folders, self.is_over)
             said = io.StringIO()
             try:
                 with redirect_stdout(said), redirect_stderr(said):
-                    self._run(same[0][2], folders[0], None, {}, lambda *_: "")
+                    tree = self.space.config(self.space.suggest(same[0][0])).checked()
+                    tree["seed_everything"] = of
+                    self._run(tree, folders[0], None, {}, lambda *_: "")
                 for k in stack.best:
                     with suppress(UpdateFinishedTrialError):
                         self._note(stack, k, folders[k], *same[k][:2])
@@ -216,7 +219,7 @@ class Worker:
         if seed == 0:
             values = [values[self.space.metric][k].item() for values in stack.history]
             self.study.note(trial.number, dict(enumerate(values, 1)))
-        best = stack.best[k]["callbacks"]["Checkpoint"]["best"].item()
+        best = stack.best[k].score.item()
         self._tell(trial.number, folder, [best, ""], stack.flat.shape[1])
         self.stacked.add((trial.number, seed))
 
