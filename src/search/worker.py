@@ -198,9 +198,9 @@ class Worker:
             said = io.StringIO()
             try:
                 with redirect_stdout(said), redirect_stderr(said):
-                    tree = self.space.config(self.space.suggest(same[0][0])).checked()
+                    tree = self.space.config(self.space.suggest(same[-1][0])).checked()
                     tree["seed_everything"] = of
-                    self._run(tree, folders[0], None, {}, lambda *_: "")
+                    self._run(tree, folders[-1], None, {}, lambda *_: "")
                 for k in stack.best:
                     with suppress(UpdateFinishedTrialError):
                         self._note(stack, k, folders[k], *same[k][:2])
