@@ -13,7 +13,6 @@ are no longer finite.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from src.callbacks.monitor import EVERY_N_STEPS
 from src.config import Config, Tree, options
 from src.data.batches import Batch
 from src.durable import DurableIO
+from src.models.model import Sums
 from src.nets.net import ACTIVATIONS
 from src.run_folder import STATED
 from src.search.compare import Loader
@@ -264,6 +264,7 @@ class Stack:
             self.schedule["scheduler"].step()
         if is_first and not torch.equal(self.flat[-1], parameters_to_vector(model.net.parameters())):
             raise ValueError(DIFFERS)
+        model.sums = Sums(model.device)
         found = {"loss": loss / num_rows, **model.running(hits / num_rows)}
         speed = num_rows / (time.perf_counter() - start)
         values = {"samples_per_s": torch.full_like(loss, speed), "lr": torch.tensor(lrs)}
@@ -336,13 +337,15 @@ class Stack:
         loop = self.trainer.fit_loop.epoch_loop
         size = int(self.trainer.num_training_batches)
         num_steps, num_val = num_epochs * size, len(self.trainer.datamodule.val_dataloader())
-        per_step = self.schedule and self.schedule["interval"] == "step"
+        every = {"step": (num_steps, size), "epoch": (num_epochs, 1), "": (0, 0)}
+        scheduled = every[self.schedule["interval"] if self.schedule else ""]
         optimizer = loop.automatic_optimization.optim_progress.optimizer
         for progress, total, current in (
             (self.trainer.fit_loop.epoch_progress, num_epochs, num_epochs),
             (loop.batch_progress, num_steps, size),
             (optimizer.step, num_steps, size),
             (optimizer.zero_grad, num_steps, size),
+            (loop.scheduler_progress, *scheduled),
             (loop.val_loop.batch_progress, num_val, num_val),
         ):
             for part, number in ((progress.total, total), (progress.current, current)):
@@ -393,8 +396,10 @@ class Stack:
     def _split(self, value: Any) -> list[Any]:
         """What is of a copy as a whole, for each of its parameters."""
         shapes = [p.shape for p in self.model.net.parameters()]
-        if not isinstance(value, Tensor) or value.numel() != self.flat.shape[1]:
-            return [copy.copy(value) for _ in shapes]
+        if not isinstance(value, Tensor):
+            return [value] * len(shapes)
+        if value.numel() != self.flat.shape[1]:
+            return [value.clone() for _ in shapes]
         parts = value.split([shape.numel() for shape in shapes])
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 

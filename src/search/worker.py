@@ -130,12 +130,12 @@ class Worker:
         self.folder = root / name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.study = Study(self.space, name, sweep.storage or str(self.folder / "study.journal"))
-        self.obstacle = "it was asked for" if sweep.engine == "trials" else ""
-        self.obstacle = self.obstacle or "it trains on a GPU" * bool(self.num_gpus)
-        self.obstacle = self.obstacle or next(obstacles(self.space), "")
-        if sweep.engine == "stacked" and self.obstacle:
-            raise ValueError(f"`engine: stacked` of {self.space.path} can't be: {self.obstacle}")
-        self.stacked: set[tuple[int, int]] = set()  # trial and seed that a stack has trained
+        why = "it trains on a GPU" if self.num_gpus else next(obstacles(self.space), "")
+        if why and sweep.engine == "stacked":
+            raise ValueError(f"{self.space.path}: `engine` can't be stacked: {why}")
+        is_asked = sweep.engine == "trials"
+        self.engine = "trials" if is_asked else f"trials ({why})" if why else "stacked"
+        self.stacked: dict[tuple[int, int], float] = {}  # by trial and seed, of a stack
 
     def stop(self, trials: list[FrozenTrial]) -> str:
         """Why no other trial is begun; empty if one is."""
@@ -157,9 +157,8 @@ class Worker:
 
     def work(self) -> None:
         """Trains trials, and prints a line for each."""
-        most = 1
-        if not self.obstacle and self.study.cap:
-            most = min(-(-self.study.cap // self.num_workers), MOST_COPIES)
+        share = -(-(self.study.cap or 1) // self.num_workers)
+        most = min(share, MOST_COPIES) if self.engine == "stacked" else 1
         while trials := self.study.several(self.stop, most):
             done = threading.Event()
             threading.Thread(target=self._beat, args=(trials, done), daemon=True).start()
@@ -193,6 +192,8 @@ class Worker:
         for of, same in copies.items():
             if len(same) == 1:
                 continue
+            # the last one, which is trained in the ordinary way for an epoch, must not diverge
+            same.sort(key=lambda copy: -copy[2].get("lr", 0))
             folders = [self.trial_folder(trial.number, seed) for trial, seed, _ in same]
             stack = TrialCLI.stack = Stack([own for *_, own in same], folders, self.is_over)
             said = io.StringIO()
@@ -219,14 +220,10 @@ class Worker:
         if seed == 0:
             values = [values[self.space.metric][k].item() for values in stack.history]
             self.study.note(trial.number, dict(enumerate(values, 1)))
-        best = stack.best[k].score.item()
-        self._tell(trial.number, folder, [best, ""], stack.flat.shape[1])
-        self.stacked.add((trial.number, seed))
+        about = {"data": fingerprint(folder), "num_weights": stack.flat.shape[1]}
+        self.study.set(trial.number, "about", about)
+        self.stacked[trial.number, seed] = stack.best[k].score.item()
 
-    def _tell(self, number: int, folder: Path, outcome: list[Any], num_weights: int) -> None:
-        self.study.set(number, "outcome", outcome)
-        about = {"data": fingerprint(folder), "num_weights": num_weights}
-        self.study.set(number, "about", about)
     def _beat(self, trials: list[Trial], done: threading.Event) -> None:
         while not done.wait(LEASE_S / 4):
             for trial in trials:
@@ -277,8 +274,8 @@ class Worker:
         """
         chosen = self.study.get(number).user_attrs["chosen"]
         if (number, seed) in self.stacked:
-            pass  # it has its outcome
-        elif self.space.config(chosen).checked()["trainer"]["devices"] == 1:
+            return self.stacked[number, seed]
+        if self.space.config(chosen).checked()["trainer"]["devices"] == 1:
             self.fit(number, seed)
         else:
             words = [sys.executable, "-m", "src", "search", *self.argv, "--one", f"{number}.{seed}"]
@@ -319,7 +316,8 @@ class Worker:
             score = vars(cli.trainer.checkpoint_callback)["best_model_score"]
             best = None if score is None else score.item()  # pruned before it was saved
             size = sum(p.numel() for p in cli.model.parameters())
-            self._tell(number, folder, [best, cli.watch.answer], size)
+            self.study.set(number, "outcome", [best, cli.watch.answer])
+            self.study.set(number, "about", {"data": fingerprint(folder), "num_weights": size})
 
     def _run(
         self, tree: Tree, folder: Path, path: Path | None, checkpoint: Tree, report: Callable
