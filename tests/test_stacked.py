@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (an obstacle a line)
 """Trials as one batched network: the numbers, files and winner are those of ordinary trials."""
 
 import csv
@@ -158,7 +159,7 @@ def test_seeds_are_stacked_each_by_itself(search):
 
 
 def test_a_copy_that_diverges_is_left_to_an_ordinary_trial(search):
-    (ours, theirs), said = both(search, GRID.replace("[0.003, 0.03]", "[0.003, 1.0e+30]"))
+    (ours, theirs), _ = both(search, GRID.replace("[0.003, 0.03]", "[0.003, 1.0e+30]"))
     boards = [table(folder / "leaderboard.csv") for folder in (ours, theirs)]
     assert [row["state"] for row in boards[0]] == ["done", "done", "pruned", "pruned"]
     for mine, other in zip(*boards, strict=True):
@@ -167,9 +168,7 @@ def test_a_copy_that_diverges_is_left_to_an_ordinary_trial(search):
 
 def test_a_stack_whose_bits_differ_gives_way(search, monkeypatch):
     forward = stacked.Layer.forward
-    monkeypatch.setattr(
-        stacked.Layer, "forward", lambda *args: forward(*args).mul_(1.0 + 2.0**-23)
-    )
+    monkeypatch.setattr(stacked.Layer, "forward", lambda *args: forward(*args).mul_(1.0 + 2.0**-23))
     said = search(GRID, "--run", "gives")
     assert said.code == 0, said.err
     differs = "the last digits differ from those of ordinary trials"
@@ -182,7 +181,11 @@ def test_a_stack_whose_bits_differ_gives_way(search, monkeypatch):
 def test_a_stack_that_is_interrupted_or_half_told_goes_on(search, monkeypatch):
     whole = search(GRID, "--run", "whole")
     assert whole.code == 0, whole.err
-    for cls, name, after in ((stacked.Stack, "_keep", 1), (Worker, "_note", 2), (Worker, "_try", 2)):
+    for cls, name, after in (
+        (stacked.Stack, "_keep", 1),
+        (Worker, "_note", 2),
+        (Worker, "_try", 2),
+    ):
         calls, method = [], getattr(cls, name)
 
         def interrupted(*args, calls=calls, method=method, after=after):
@@ -212,7 +215,7 @@ def test_a_stack_that_is_interrupted_or_half_told_goes_on(search, monkeypatch):
     "  model.net: {value: ConvNet}": "`model.net` is not an MLP without norm",
     "  model.net.norm: {value: batch}": "`model.net` is not an MLP without norm",
     "  model.optimizer: {value: Adafactor}": "Adafactor is not one of AdamW, Adam, SGD, ",
-    "  model.scheduler: {value: ReduceLROnPlateau}": "ReduceLROnPlateau goes by each trial's own metrics",
+    "  model.scheduler: {value: ReduceLROnPlateau}": "`model.scheduler` goes by metrics",
     "  model.augment: {value: [Noise]}": "`model.augment` is set",
     "  model.compile: {value: true}": "`model.compile` is set",
     "  trainer.gradient_clip_val: {value: 1}": "`trainer.gradient_clip_val` is 1",

@@ -98,4 +98,4 @@ def auroc(scores: np.ndarray, is_positive: np.ndarray) -> np.ndarray:
         for one, its in zip(ordered.reshape(-1, size), positive.reshape(-1, num), strict=True)
     ]
     shares = (np.array(ranks) - num**2) / (2 * num * (size - num))
-    return shares.reshape(scores.shape[:-1])
+    return np.reshape(shares, scores.shape[:-1])

@@ -27,8 +27,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector
-from torch.optim import Adam
+from torch.optim import Optimizer
 
 from src.callbacks.monitor import EVERY_N_STEPS
 from src.config import Config, Tree, options
@@ -48,6 +47,7 @@ OPTIMIZERS = ("AdamW", "Adam", "SGD", "NAdam", "RAdam", "Adagrad", "RMSprop", "A
 HEEDED = ("max_epochs", "limit_train_batches", "accelerator")  # options of the trainer
 MUTE = ("default_root_dir", "logger", "enable_progress_bar")  # change no number
 DIFFERS = "the last digits differ from those of ordinary trials"
+ACTIVATION = (*ACTIVATIONS.values(),)
 Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -57,33 +57,32 @@ def obstacles(space: Space) -> Iterator[str]:
         is_one = not parameter.is_range and len(parameter.texts) == 1
         if not is_one and not key.startswith("model.optimizer.") and key != "seed_everything":
             yield f"`{key}` is searched"
-    if space.sweep.method == "bayes":
-        yield "`method: bayes` draws each trial by those before"
-    if space.halving:
-        yield "`early_terminate` compares trials amid their epochs"
-    if space.sweep.epochs or space.sweep.minutes:
-        yield "`epochs` or `minutes` may be spent amid a stack"
-    tree = space.config({key: p.texts[0] for key, p in space.parameters.items()}).checked()
+    sweep, parameters = space.sweep, space.parameters
+    tree = space.config({key: p.texts[0] for key, p in parameters.items()}).checked()
     model, trainer = tree["model"]["init_args"], tree["trainer"]
-    if kind(model["net"]) != "MLP" or model["net"]["init_args"].get("norm", "none") != "none":
-        yield "`model.net` is not an MLP without norm"
-    if kind(model["optimizer"]) not in OPTIMIZERS:
-        yield f"{kind(model['optimizer'])} is not one of {', '.join(OPTIMIZERS)}"
-    if kind(model.get("scheduler")) == "ReduceLROnPlateau":
-        yield "ReduceLROnPlateau goes by each trial's own metrics"
-    yield from (f"`model.{key}` is set" for key in ("augment", "compile") if model.get(key))
+    net, optimizer = model["net"], kind(model["optimizer"])
+    callbacks = {key: node for key, node in tree["callbacks"].items() if node}
+    loggers = [*map(kind, trainer["logger"] or [])]
+    is_plain = kind(net) == "MLP" and net["init_args"].get("norm", "none") == "none"
     plain = {name: option.default for name, option in options(L.Trainer).items()}
     plain |= Config().tree["trainer"] | {"devices": 1}
-    for key in trainer.keys() - {*HEEDED, *MUTE}:
-        if trainer[key] not in (plain[key], None):
-            yield f"`trainer.{key}` is {trainer[key]}"
-    if [*map(kind, trainer["logger"] or [])] != ["MetricsCsv"]:
-        yield "`trainer.logger` is not [MetricsCsv]"
-    callbacks = {key: node for key, node in tree["callbacks"].items() if node}
-    if {*map(kind, callbacks.values())} - {"Threads"} != {"Checkpoint"}:
-        yield "`callbacks` are not Checkpoint and Threads"
-    if callbacks["checkpoint"]["init_args"].keys() - {"monitor", "mode"}:
-        yield "`callbacks.checkpoint` has more than a metric"
+    differ = {key for key, value in trainer.items() if value not in (plain[key], None)}
+    found = {
+        "`method: bayes` draws each trial by those before": sweep.method == "bayes",
+        "`early_terminate` compares trials amid their epochs": space.halving,
+        "`epochs` or `minutes` may be spent amid a stack": sweep.epochs or sweep.minutes,
+        "`model.net` is not an MLP without norm": not is_plain,
+        f"{optimizer} is not one of {', '.join(OPTIMIZERS)}": optimizer not in OPTIMIZERS,
+        "`model.scheduler` goes by metrics": kind(model.get("scheduler")) == "ReduceLROnPlateau",
+        **{f"`model.{key}` is set": model.get(key) for key in ("augment", "compile")},
+        **{f"`trainer.{key}` is {trainer[key]}": True for key in differ - {*HEEDED, *MUTE}},
+        "`trainer.logger` is not [MetricsCsv]": loggers != ["MetricsCsv"],
+        "`callbacks` are not Checkpoint and Threads": {*map(kind, callbacks.values())}
+        - {"Threads"} != {"Checkpoint"},
+        "`callbacks.checkpoint` has more than a metric": callbacks.get("checkpoint")
+        and callbacks["checkpoint"]["init_args"].keys() - {"monitor", "mode"},
+    }  # fmt: skip
+    yield from (why for why, is_so in found.items() if is_so)
 
 
 def kind(node: Tree | None) -> str:
@@ -99,6 +98,16 @@ def own_share(state: Tree, k: int, num: int) -> Tree:
     }
 
 
+def memory_of(optimizer: Optimizer, group: Tree) -> Tree:
+    """What an optimizer of this group alone would keep."""
+    state = {
+        i: {n: v.clone() if isinstance(v, Tensor) else v for n, v in optimizer.state[p].items()}
+        for i, p in enumerate(group["params"])
+    }
+    own = {"optimizer": type(optimizer).__name__, "params": [*state]}
+    return {"state": state, "param_groups": [group | own]}
+
+
 @dataclass(eq=False)
 class Layer:
     """A linear layer of all copies, and what comes after it.
@@ -107,8 +116,8 @@ class Layer:
     """
 
     weight: Tensor
-    bias: Tensor
     weight_grad: Tensor
+    bias: Tensor
     bias_grad: Tensor
     activation: nn.Module | None = None
     dropout: float = 0.0
@@ -141,15 +150,27 @@ class Layer:
         return grad if is_first else torch.bmm(grad, self.weight)
 
 
+def kernel(memory: dict, group: Tree) -> Callable[..., Any]:
+    """A step of a fused Adam for one group, but for the learning rate."""
+    own, params = [memory[p] for p in group["params"]], group["params"]
+    names = "exp_avg", "exp_avg_sq", "max_exp_avg_sq"
+    lists = [[of[name] for of in own if name in of] for name in names]
+    how = {name: group[name] for name in ("amsgrad", "eps", "maximize", "weight_decay")}
+    how |= dict(zip(("beta1", "beta2"), group["betas"], strict=True))
+    fused: Any = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+    return partial(
+        fused, params, [p.grad for p in params], *lists, [of["step"] for of in own], **how
+    )
+
+
 @dataclass(eq=False)
 class Best:
     """A copy at the end of its best epoch; `whole` is the checkpoint of a run that ends there."""
 
     epoch: int
     score: Tensor
-    weights: Tensor
-    group: Tree
-    state: dict[str, Any]
+    weights: dict[str, Tensor]
+    memory: Tree
     schedules: list[Tree]
     whole: Tree
 
@@ -168,9 +189,11 @@ class Stack:
     ) -> None:
         self.options, self.folders, self.is_over, self.num = options, folders, is_over, len(options)
         self.history: list[dict[str, Tensor]] = []  # by name, of all copies: a row an epoch
+        self.model: Any = None
+        self.kernels: list[Callable[..., Any]] = []  # of a fused Adam, of each copy
         self.best: dict[int, Any] = {}  # of each copy whose numbers are finite
 
-    def run(self, trainer: L.Trainer, config: str) -> None:
+    def run(self, trainer: Any, config: str) -> None:
         """Trains, in the place of Lightning's loop.
 
         Args:
@@ -180,13 +203,13 @@ class Stack:
         Raises:
             ValueError: It can't, or not as ordinary trials do.
         """
-        loop, data = trainer.fit_loop, trainer.datamodule  # type: ignore[attr-defined]
+        loop, data = trainer.fit_loop, trainer.datamodule
         self.trainer, self.model = trainer, trainer.lightning_module
         loop.setup_data()
         self.model.on_train_start()
         self._build()
         self.best = dict.fromkeys(range(self.num))
-        [train] = loop._combined_loader.flattened  # type: ignore[union-attr]
+        [train] = loop._combined_loader.flattened
         for epoch in range(trainer.max_epochs or 0):
             train.set_epoch(epoch)
             values = self._train(islice(train, int(loop.max_batches)))
@@ -202,40 +225,39 @@ class Stack:
 
     def _build(self) -> None:
         net = self.model.net
-        sizes, num = [p.numel() for p in net.parameters()], self.num
+        num, self.num_weights = self.num, sum(p.numel() for p in net.parameters())
         if any(isinstance(module, nn.Embedding) for module in net.modules()):
             raise ValueError("the net has embeddings")
-        if num * sum(sizes) > MOST_WEIGHTS:
-            raise ValueError(f"{num} nets of {sum(sizes):,} weights are too large")
-        # All weights of a copy are one row: to its optimizer they are one tensor.
-        self.flat = parameters_to_vector(net.parameters()).detach().repeat(num, 1)
-        self.grads = torch.zeros_like(self.flat)
-        pairs = zip(self.flat.split(sizes, 1), self.grads.split(sizes, 1), strict=True)
-        parts = iter([
-            part.view(num, *p.shape) if p.ndim == 2 else part.view(num, 1, -1)
-            for p, pair in zip(net.parameters(), pairs, strict=True)
-            for part in pair
-        ])
+        if num * self.num_weights > MOST_WEIGHTS:
+            raise ValueError(f"{num} nets of {self.num_weights:,} weights are too large")
+        many = [p.detach().view(-1, p.shape[-1]).repeat(num, 1, 1) for p in net.parameters()]
+        pairs = iter([(weights, torch.zeros_like(weights)) for weights in many])
         self.layers = list[Layer]()
         for module in net.modules():
             if isinstance(module, nn.Linear):
-                weight, weight_grad, bias, bias_grad = islice(parts, 4)
-                self.layers.append(Layer(weight, bias, weight_grad, bias_grad))
+                self.layers.append(Layer(*next(pairs), *next(pairs)))
             elif isinstance(module, nn.Dropout):
                 self.layers[-1].dropout = module.p
-            elif type(module) in (*ACTIVATIONS.values(),) and not isinstance(module, nn.Identity):
+            elif isinstance(module, ACTIVATION):
                 self.layers[-1].activation = module
-        self.rows = [nn.Parameter(row) for row in self.flat]
-        for row, grads in zip(self.rows, self.grads, strict=True):
-            row.grad = grads
-        make: Any = type(self.trainer.optimizers[0])  # checks the options, too
-        pairs = zip(self.rows, self.options, strict=True)
-        groups = [make([row], **given).param_groups[0] for row, given in pairs]
+        layers, make = self.layers, type(self.trainer.optimizers[0])
+        self.grads = [grad for layer in layers for grad in (layer.weight_grad, layer.bias_grad)]
+        groups = []
+        for k, given in enumerate(self.options):
+            own = [
+                nn.Parameter(weights[k].view(p.shape))
+                for p, weights in zip(net.parameters(), many, strict=True)
+            ]
+            for p, grad in zip(own, self.grads, strict=True):
+                p.grad = grad[k].view(p.shape)
+            groups.append(make(own, **given).param_groups[0])  # checks the options, too
         with patch.object(self.model, "parameters", lambda: groups):
             made = self.model.configure_optimizers()
-        self.optimizer, self.schedule, self.kernels = made, None, list[Any]()
-        if isinstance(made, dict):
-            self.optimizer, self.schedule = made["optimizer"], made["lr_scheduler"]
+        how = made if isinstance(made, dict) else {"optimizer": made}
+        schedule = how.get("lr_scheduler", {"scheduler": None, "interval": ""})
+        self.optimizer: Any = how["optimizer"]
+        self.schedule: Any = schedule["scheduler"]
+        self.interval: str = schedule["interval"]
 
     def _train(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
         """An epoch; what is logged of it."""
@@ -245,6 +267,7 @@ class Stack:
         for i, batch in enumerate(batches):
             if is_first:
                 self._train_one(batch)
+            assert batch.y is not None
             ys = torch.cat([batch.y] * self.num)
             out = self._forward(batch.x, trains=True).requires_grad_()
             losses = self._losses(out, ys)
@@ -252,17 +275,20 @@ class Stack:
             for layer in reversed(self.layers):
                 grad = layer.backward(grad, layer is self.layers[0])
             if i % EVERY_N_STEPS == 0:
-                norms.append(torch.linalg.vector_norm(self.grads, dim=1))
+                norms.append(
+                    torch.stack([g.flatten(1).norm(dim=1) for g in self.grads]).norm(dim=0)
+                )
             loss = loss.add(losses.detach(), alpha=len(batch.y))
             hits = hits + model.hits(out.detach().flatten(0, 1), ys).view(self.num, -1).sum(1)
             num_rows += len(batch.y)
             self._step()
             lrs = [group["lr"] for group in self.optimizer.param_groups]
-            if self.schedule and self.schedule["interval"] == "step":
-                self.schedule["scheduler"].step()
-        if self.schedule and self.schedule["interval"] == "epoch":
-            self.schedule["scheduler"].step()
-        if is_first and not torch.equal(self.flat[-1], parameters_to_vector(model.net.parameters())):
+            if self.interval == "step":
+                self.schedule.step()
+        if self.interval == "epoch":
+            self.schedule.step()
+        pairs = zip(self.optimizer.param_groups[-1]["params"], model.net.parameters(), strict=True)
+        if is_first and not all(torch.equal(*pair) for pair in pairs):
             raise ValueError(DIFFERS)
         model.sums = Sums(model.device)
         found = {"loss": loss / num_rows, **model.running(hits / num_rows)}
@@ -282,23 +308,17 @@ class Stack:
     @torch.no_grad()
     def _step(self) -> None:
         """A step of all copies; for a fused Adam at once what torch comes to in twice the time."""
-        if self.kernels:
-            torch._foreach_add_(self.steps, 1)
-            for kernel, group in zip(self.kernels, self.optimizer.param_groups, strict=True):
-                kernel(lr=group["lr"])
+        groups, memory = self.optimizer.param_groups, self.optimizer.state
+        if not self.kernels:
+            self.optimizer.step()
+            names = ("fused", "decoupled_weight_decay", "amsgrad")
+            if all(group.get("fused") and {*names} <= {*group} for group in groups):
+                self.kernels = [kernel(memory, group) for group in groups]
+                self.steps = [of["step"] for of in memory.values()]
             return
-        self.optimizer.step()
-        for row, group in zip(self.rows, self.optimizer.param_groups, strict=True):
-            if not isinstance(self.optimizer, Adam) or not group["fused"] or group["amsgrad"]:
-                self.kernels = []
-                return
-            state, (beta1, beta2) = self.optimizer.state[row], group["betas"]
-            lists = [row], [row.grad], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]]
-            own = {name: group[name] for name in ("amsgrad", "eps", "maximize", "weight_decay")}
-            decoupled = group["decoupled_weight_decay"]
-            kernel: Any = torch._fused_adamw_ if decoupled else torch._fused_adam_
-            self.kernels.append(partial(kernel, *lists, beta1=beta1, beta2=beta2, **own))
-        self.steps = [self.optimizer.state[row]["step"] for row in self.rows]
+        torch._foreach_add_(self.steps, 1)
+        for run, group in zip(self.kernels, groups, strict=True):
+            run(lr=group["lr"])
 
     def _train_one(self, batch: Batch) -> None:
         """A step of one copy in the ordinary way, which draws the same random numbers."""
@@ -315,7 +335,7 @@ class Stack:
     def _validate(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
         """What is logged of the validation rows."""
         model = self.model.eval()
-        outs, ys, rows = [], [], []
+        outs, ys, rows = [], list[Any](), []
         for x, y, row in batches:
             outs.append(self._forward(x, trains=False))
             ys.append(y)
@@ -328,7 +348,7 @@ class Stack:
         found |= model.metrics(model.scores(out), y)
         return {f"val/{name}": value for name, value in found.items()}
 
-    def _losses(self, out: Tensor, ys: Tensor) -> Tensor:
+    def _losses(self, out: Tensor, ys: Tensor) -> Any:
         """The mean loss of each copy: `(K, B, out_dim)`, targets of all copies -> `(K,)`."""
         return self.model.losses(out.flatten(0, 1), ys).view(self.num, -1).mean(1)
 
@@ -337,8 +357,7 @@ class Stack:
         loop = self.trainer.fit_loop.epoch_loop
         size = int(self.trainer.num_training_batches)
         num_steps, num_val = num_epochs * size, len(self.trainer.datamodule.val_dataloader())
-        every = {"step": (num_steps, size), "epoch": (num_epochs, 1), "": (0, 0)}
-        scheduled = every[self.schedule["interval"] if self.schedule else ""]
+        scheduled = {"step": (num_steps, size), "epoch": (num_epochs, 1), "": (0, 0)}[self.interval]
         optimizer = loop.automatic_optimization.optim_progress.optimizer
         for progress, total, current in (
             (self.trainer.fit_loop.epoch_progress, num_epochs, num_epochs),
@@ -357,51 +376,39 @@ class Stack:
         """Keeps each copy that is better than before; forgets those that are broken."""
         chooser: Any = self.trainer.checkpoint_callback
         scores, sign = values[chooser.monitor], 1 if chooser.mode == "min" else -1
-        fine = self.flat.isfinite().all(1) & (values["train/loss"] + values["val/loss"]).isfinite()
+        fine = (values["train/loss"] + values["val/loss"]).isfinite()
+        for layer in self.layers:
+            fine &= (layer.weight.isfinite() & layer.bias.mT.isfinite()).flatten(1).all(1)
         self.best = {k: best for k, best in self.best.items() if fine[k]}
         best = self.best.items()
         better = [k for k, old in best if not old or sign * scores[k] < sign * old.score]
-        if better:
-            whole = self.trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
-            schedule = self.schedule["scheduler"].state_dict() if self.schedule else {}
+        if not better:
+            return
+        whole = self.trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        schedule = self.schedule.state_dict() if self.schedule else {}
+        names = [f"net.{name}" for name, _ in self.model.net.named_parameters()]
         for k in better:
-            group, state = self.optimizer.param_groups[k], self.optimizer.state[self.rows[k]]
-            state = {n: v.clone() if isinstance(v, Tensor) else v for n, v in state.items()}
-            memory = {name: value for name, value in group.items() if name != "params"}, state
+            group = self.optimizer.param_groups[k]
+            pairs = zip(names, group["params"], strict=True)
+            weights = {name: p.detach().clone() for name, p in pairs}
             schedules = [own_share(schedule, k, self.num)] if schedule else []
-            now = len(self.history) - 1, scores[k].clone(), self.flat[k].clone()
-            self.best[k] = Best(*now, *memory, schedules, whole)
+            now = len(self.history) - 1, scores[k].clone()
+            self.best[k] = Best(*now, weights, memory_of(self.optimizer, group), schedules, whole)
 
-    def _checkpoint(self, k: int, config: str) -> Tree:
+    def _checkpoint(self, k: int, config: str) -> Any:
         """What a copy alone would have saved at its best epoch."""
         best, chooser = self.best[k], self.trainer.checkpoint_callback
-        split = [self._split(value) for value in best.state.values()]
-        each = [dict(zip(best.state, values, strict=True)) for values in zip(*split, strict=True)]
-        own = {"optimizer": type(self.optimizer).__name__, "params": [*range(len(each))]}
-        memory = {"state": dict(enumerate(each)), "param_groups": [best.group | own]}
-        names = (f"net.{name}" for name, _ in self.model.net.named_parameters())
-        weights = dict(zip(names, self._split(best.weights), strict=True))
         chosen = {"monitor": chooser.monitor, "mode": chooser.mode, "best": best.score}
         metrics = {name: value[k].clone() for name, value in self.history[best.epoch].items()}
         row = {"num_rows": best.epoch, "waiting": [self._row(k, best.epoch)]}
         return best.whole | {
-            "state_dict": best.whole["state_dict"] | weights,
+            "state_dict": best.whole["state_dict"] | best.weights,
             "callbacks": best.whole["callbacks"] | {"Checkpoint": chosen},
-            "optimizer_states": [memory],
+            "optimizer_states": [best.memory],
             "lr_schedulers": best.schedules,
             "config": config,
             "resume": best.whole["resume"] | {"metrics": metrics, "logs": {"MetricsCsv": row}},
         }
-
-    def _split(self, value: Any) -> list[Any]:
-        """What is of a copy as a whole, for each of its parameters."""
-        shapes = [p.shape for p in self.model.net.parameters()]
-        if not isinstance(value, Tensor):
-            return [value] * len(shapes)
-        if value.numel() != self.flat.shape[1]:
-            return [value.clone() for _ in shapes]
-        parts = value.split([shape.numel() for shape in shapes])
-        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def _row(self, k: int, epoch: int) -> Tree:
         """What a copy has logged of an epoch."""

@@ -220,7 +220,7 @@ class Worker:
         if seed == 0:
             values = [values[self.space.metric][k].item() for values in stack.history]
             self.study.note(trial.number, dict(enumerate(values, 1)))
-        about = {"data": fingerprint(folder), "num_weights": stack.flat.shape[1]}
+        about = {"data": fingerprint(folder), "num_weights": stack.num_weights}
         self.study.set(trial.number, "about", about)
         self.stacked[trial.number, seed] = stack.best[k].score.item()
 
