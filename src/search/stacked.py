@@ -47,7 +47,9 @@ OPTIMIZERS = ("AdamW", "Adam", "SGD", "NAdam", "RAdam", "Adagrad", "RMSprop", "A
 HEEDED = ("max_epochs", "limit_train_batches", "accelerator")  # options of the trainer
 MUTE = ("default_root_dir", "logger", "enable_progress_bar")  # change no number
 DIFFERS = "the last digits differ from those of ordinary trials"
-ACTIVATION = (*ACTIVATIONS.values(),)
+ACTIVATION = tuple(
+    {*ACTIVATIONS.values()} - {nn.Identity}
+)  # which stands for no norm, no dropout, too
 Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
