@@ -24,7 +24,6 @@ from unittest.mock import patch
 
 import lightning.pytorch as L
 import torch
-import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -34,9 +33,9 @@ from src.config import Config, Tree, options
 from src.data.batches import Batch
 from src.durable import DurableIO
 from src.models.model import Sums
-from src.nets.net import ACTIVATIONS
 from src.run_folder import STATED
 from src.search.compare import Loader
+from src.search.layer import ACTIVATION, Layer
 from src.search.space import Space
 from src.tracking import MetricsCsv
 
@@ -47,9 +46,6 @@ OPTIMIZERS = ("AdamW", "Adam", "SGD", "NAdam", "RAdam", "Adagrad", "RMSprop", "A
 HEEDED = ("max_epochs", "limit_train_batches", "accelerator")  # options of the trainer
 MUTE = ("default_root_dir", "logger", "enable_progress_bar")  # change no number
 DIFFERS = "the last digits differ from those of ordinary trials"
-ACTIVATION = tuple(
-    {*ACTIVATIONS.values()} - {nn.Identity}
-)  # which stands for no norm, no dropout, too
 Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -108,48 +104,6 @@ def memory_of(optimizer: Optimizer, group: Tree) -> Tree:
     }
     own = {"optimizer": type(optimizer).__name__, "params": [*state]}
     return {"state": state, "param_groups": [group | own]}
-
-
-@dataclass(eq=False)
-class Layer:
-    """A linear layer of all copies, and what comes after it.
-
-    Weights are `(K, out_dim, in_dim)`, biases `(K, 1, out_dim)`, and so are their gradients.
-    """
-
-    weight: Tensor
-    weight_grad: Tensor
-    bias: Tensor
-    bias_grad: Tensor
-    activation: nn.Module | None = None
-    dropout: float = 0.0
-
-    def forward(self, x: Tensor, trains: bool) -> Tensor:
-        """`(K, B, in_dim) -> (K, B, out_dim)`; drops the same values of all copies."""
-        self.x, self.mask = x, None
-        self.before = self.out = torch.baddbmm(self.bias, x, self.weight.mT)
-        if isinstance(self.activation, nn.ReLU):
-            self.out.relu_()
-        elif self.activation is not None:
-            with torch.set_grad_enabled(trains):
-                self.after = self.activation(self.before.requires_grad_(trains))
-            self.out = self.after.detach()
-        if trains and self.dropout:
-            self.mask = F.dropout(torch.ones(x.shape[1], self.out.shape[2]), self.dropout)
-            self.out = self.out.mul_(self.mask) if self.before is self.out else self.out * self.mask
-        return self.out
-
-    def backward(self, grad: Tensor, is_first: bool) -> Tensor:
-        """Gradient of what came out to that of what went in, which the first layer needs not."""
-        if self.mask is not None:
-            grad = grad.mul_(self.mask)
-        if isinstance(self.activation, nn.ReLU):
-            torch.ops.aten.threshold_backward.grad_input(grad, self.out, 0, grad_input=grad)
-        elif self.activation is not None:
-            [grad] = torch.autograd.grad(self.after, self.before, grad)
-        torch.bmm(grad.mT, self.x, out=self.weight_grad)
-        torch.sum(grad, 1, keepdim=True, out=self.bias_grad)
-        return grad if is_first else torch.bmm(grad, self.weight)
 
 
 def kernel(memory: dict, group: Tree) -> Callable[..., Any]:
