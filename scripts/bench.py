@@ -494,9 +494,36 @@ def saving(bench: Bench) -> list[Row]:
     ]
 
 
+def searching(bench: Bench) -> list[Row]:
+    """CPU time of 32 settings of digits_mlp in one stack, against warm trials one after another."""
+    from src.search.command import begin
+    from src.search.worker import Worker
+
+    torch.set_num_threads(1)
+    words = ["--config", "configs/search/digits_stacked.yaml", "--workers", "1"]
+    words += ["--trainer.max_epochs", "2" if bench.short else "30"]
+    words += ["--trainer.default_root_dir", str(bench.folder)]
+
+    def spent(engine: str, num: int, run: str) -> float:
+        own = ["--engine", engine, "--trials", str(num), "--run", run]
+        worker = Worker([*words, *own], time.time(), is_child=False)
+        start = time.process_time()
+        quietly(partial(begin, worker))
+        return time.process_time() - start
+
+    spent("trials", 1, "warm")
+    rounds = range(1 if bench.short else 3)
+    trials = min(8 * spent("trials", 4, f"trials{i}") for i in rounds)
+    stacked = min(spent("stacked", 32, f"stacked{i}") for i in rounds)
+    return [
+        Row("32 trials, as four take", trials, "CPU-s", trials / stacked, "≥ 10"),
+        Row("one stack of 32", stacked, "CPU-s", 1.0),
+    ]
+
+
 PARTS = (
     *(step, watching, epoch, evaluation, start, statistics),
-    *(partition, convnet, memory, together, saving, growth),
+    *(partition, convnet, memory, together, saving, growth, searching),
 )
 
 

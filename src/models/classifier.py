@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_f1_score
 
 from src.data.module import DataModule
 from src.models.model import Model
@@ -60,24 +59,43 @@ class Classifier(Model):
         return {"acc": mean_hit}
 
     def scores(self, out: Tensor) -> Tensor:
-        return out.softmax(1)
+        return out.softmax(-1)
 
     def metrics(self, scores: Tensor, y: Tensor) -> dict[str, Tensor]:
-        preds, num_classes = scores.argmax(1), scores.shape[1]
-        found = {
-            "acc": (preds == y).float().mean(),
-            "f1": multiclass_f1_score(preds, y, num_classes, average="macro"),
-        }
+        preds, num_classes = scores.argmax(-1), scores.shape[-1]
+        hits = preds == y
+        found = {"acc": hits.float().mean(-1), "f1": f1(preds, y, hits, num_classes)}
         there = torch.unique(y)  # a class without a row has no curve
         if len(there) > 1 and num_classes <= MAX_AUROC_CLASSES:
-            each = [auroc(scores[:, c].numpy(), (y == c).numpy()) for c in there]
-            found["auroc"] = torch.tensor(np.mean(each))
+            each = [auroc(scores[..., c].numpy(), (y == c).numpy()) for c in there]
+            found["auroc"] = torch.tensor(np.stack(each, -1).mean(-1))
         return found
 
 
-def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:
-    """Share of the pairs of a positive and another row in order; a tie counts half. Both `(N,)`."""
-    ordered, positive = np.sort(scores), np.sort(scores[is_positive])  # 20 times torch's pace
-    ranks = sum(np.searchsorted(ordered, positive, side).sum() for side in ("left", "right"))
-    num = len(positive)
-    return float((ranks - num**2) / (2 * num * (len(scores) - num)))
+def f1(preds: Tensor, y: Tensor, hits: Tensor, num_classes: int) -> Tensor:
+    """Mean over the classes that there are of the harmonic mean of precision and recall.
+
+    `(..., N)` classes, `(N,)`, `(..., N)` whether they are the same -> `(...)`.
+    """
+    rows = preds.view(-1, len(y))
+    size = len(rows) * num_classes
+    start = num_classes * torch.arange(len(rows))[:, None]  # a range of classes for each model
+    each = rows + start, y + start
+    given, true = (torch.bincount(c.flatten(), minlength=size) for c in each)
+    both = torch.bincount(each[0][hits.view(rows.shape)], minlength=size)
+    return (2 * both / (given + true)).view(*preds.shape[:-1], num_classes).nanmean(-1)
+
+
+def auroc(scores: np.ndarray, is_positive: np.ndarray) -> np.ndarray:
+    """Share of the pairs of a positive and another row in order; a tie counts half.
+
+    `(..., N)` scores of the rows, `(N,)` -> `(...)`.
+    """
+    ordered, positive = np.sort(scores), np.sort(scores[..., is_positive])  # 20 times torch's pace
+    size, num = len(is_positive), positive.shape[-1]
+    ranks = [
+        sum(np.searchsorted(one, its, side).sum() for side in ("left", "right"))
+        for one, its in zip(ordered.reshape(-1, size), positive.reshape(-1, num), strict=True)
+    ]
+    shares = (np.array(ranks) - num**2) / (2 * num * (size - num))
+    return np.reshape(shares, scores.shape[:-1])

@@ -62,7 +62,8 @@ class Model(L.LightningModule):
     hits: Callable[[Tensor, Tensor], Tensor]  # what `running` needs of each row: `-> (B,)`
     running: Callable[[Tensor], dict[str, Tensor]]  # train metric by name, of the mean of `hits`
     scores: Callable[[Tensor], Tensor]  # probabilities or original units, `(B, out_dim)` both
-    metrics: Callable[[Tensor, Tensor], dict[str, Tensor]]  # scores and y of a split -> by name
+    metrics: Callable[[Tensor, Tensor], dict[str, Tensor]]  # scores, y of a split -> by name; of
+    # several models at once where scores are `(num_models, N, out_dim)`
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ class Regressor(Model):
         error = scores.double() - y
         spread = (y - y.double().mean(0)).square().sum(0)
         return {
-            "rmse": error.square().mean().sqrt(),
-            "mae": error.abs().mean(),
-            "r2": (1 - error.square().sum(0) / spread).mean(),
+            "rmse": error.square().mean((-2, -1)).sqrt(),
+            "mae": error.abs().mean((-2, -1)),
+            "r2": (1 - error.square().sum(-2) / spread).mean(-1),
         }

@@ -11,6 +11,8 @@ python -m src search --config configs/search/FILE.yaml [--KEY VALUE ...]
   --seeds N        seeds of each trial, which is judged by their mean; `seeds` of the file
   --workers N      processes, each training one trial at a time, on one core or GPU; a trial has
                    more cores with --callbacks.threads.num N, more GPUs with --trainer.devices N
+  --engine NAME    `stacked` trains trials that differ in their optimizer's options or their seed
+                   alone as one batched network, `trials` each by itself; without it whatever fits
   --storage URL    a database of Optuna or a file, for workers on several machines
 
 python -m src compare RUN ... [--metric NAME] [--sort KEY] [--where KEY=VALUE] [--csv FILE]

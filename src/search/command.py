@@ -71,7 +71,7 @@ def begin(worker: Worker) -> None:
         print(f"all {done} trials are done")
         return
     num = min(worker.num_workers, cap - done) if cap else worker.num_workers
-    how = f"workers: {num}, threads of each: {worker.threads}"
+    how = f"workers: {num}, threads of each: {worker.threads}, engine: {worker.engine}"
     print(f"{worker.folder}: {done}{f' of {cap}' * bool(cap)} trials done; {how}", flush=True)
     if num == 1:
         worker.work()

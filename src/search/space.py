@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from src.cli import pairs
-from src.config import Choice, Config, Experiment, options, room_of
+from src.config import Choice, Config, Experiment, Tree, options, room_of
 from src.errors import hint
 from src.search.rehearsal import refusal
 
@@ -52,6 +52,7 @@ class Sweep:
     workers: int | None = None
     storage: str | None = None
     command: list[str] | None = None
+    engine: Literal["auto", "stacked", "trials"] = "auto"
 
 
 Kind = Literal["constant", "categorical", "uniform", "int_uniform", "log_uniform_values", None]
@@ -166,7 +167,7 @@ class Space(Config):
         low, high = map(int, parameter.ends)
         return Parameter(values=[*range(low, high + 1)])
 
-    def config(self, chosen: dict[str, str]) -> Config:
+    def config(self, chosen: dict[str, str]) -> Space:
         """The config of a trial, unchecked; `chosen` is in flags, by their key."""
         config = copy.copy(self)
         config.marks, config.texts = {**self.marks}, {**self.texts}
@@ -178,6 +179,11 @@ class Space(Config):
                 raise ValueError(f"{mark}{e}") from None
             config.marks[tuple(key.split("."))] = mark
         return config
+
+    def optimizer(self) -> Tree:
+        """The checked options of the optimizer alone, for a tenth of the time of all."""
+        choice, key = self.tree["model"].args["optimizer"], ("model", "optimizer")
+        return self._options(choice.args, key, choice.cls)
 
     @cache  # noqa: B019 (one space a process)
     def rest(self, classes: tuple[str, ...]) -> list[str]:

@@ -90,24 +90,32 @@ class Study:
         return [trial for trial in there if "point" in trial.user_attrs]
 
     def next(self, stop: Callable[[list[FrozenTrial]], str]) -> optuna.Trial | None:
-        """The next trial for this worker; waits where only others have some.
+        """The next trial for this worker, as `several` gives it."""
+        return next(iter(self.several(stop, 1)), None)
+
+    def several(self, stop: Callable[[list[FrozenTrial]], str], most: int) -> list[optuna.Trial]:
+        """The next trials for this worker, none at the end; waits where only others have some.
 
         Args:
             stop: Why no other trial is begun, of those that there are; empty if one is.
+            most: How many, 1 or more.
         """
         while True:
             self._bury()
             trials = self.trials()
             if stop(trials):
-                return None
+                return []
             there = {trial.user_attrs["point"] for trial in trials}
-            if free := {*range(self.cap or len(there) + 1)} - there:
-                trial = self._begin(min(free))
-                if trial.number in [first.number for first in self.trials()]:
-                    return trial
-                self.give_up(trial.number, "surplus")
+            if free := {*range(self.cap or len(there) + most)} - there:
+                begun = [self._begin(point) for point in sorted(free)[:most]]
+                first = [trial.number for trial in self.trials()]
+                for trial in begun:
+                    if trial.number not in first:
+                        self.give_up(trial.number, "surplus")
+                if ours := [trial for trial in begun if trial.number in first]:
+                    return ours
             elif all(trial.state.is_finished() for trial in trials):
-                return None
+                return []
             else:
                 time.sleep(POLL_S)
 
@@ -167,13 +175,18 @@ class Study:
     def _id(self, number: int) -> int:
         return self.storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
 
+    def note(self, number: int, values: dict[int, float]) -> None:
+        """Notes the values of epochs, those that it doesn't know yet."""
+        trial_id = self._id(number)
+        for epoch in values.keys() - self.get(number).intermediate_values.keys():
+            self.storage.set_trial_intermediate_value(trial_id, epoch, values[epoch])
+
     def is_pruned(self, number: int, epoch: int, value: float) -> bool:
         """Notes the value of an epoch; whether the trial stops there: successive halving.
 
         Source: L. Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020.
         """
-        if epoch not in self.get(number).intermediate_values:
-            self.storage.set_trial_intermediate_value(self._id(number), epoch, value)
+        self.note(number, {epoch: value})
         counted: Any = copy(self.study)  # of several trials of a point, one competes
         counted.get_trials = lambda deepcopy: self.trials()
         return self.pruner.prune(counted, self.get(number))

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from subprocess import PIPE, STDOUT, Popen
@@ -25,15 +26,17 @@ from optuna.trial import FrozenTrial, TrialState
 from src import run_folder
 from src.callbacks import Report
 from src.cli import CLI, pairs, quiet
-from src.config import options
+from src.config import Tree, options
 from src.errors import BAD_NUMBERS, INTERRUPTED, explain, hint
 from src.many import num_cores
 from src.search.compare import fingerprint
 from src.search.results import save
 from src.search.space import Space, Sweep
+from src.search.stacked import MOST_COPIES, Stack, obstacles
 from src.search.study import LEASE_S, Study, name_of
 
 MOST_DEATHS = 20  # of workers with one trial, in one epoch of it; then it has failed
+MOST_STACKED_DEATHS = 3  # then one that may be the cause is trained alone
 MOST_FAILED = 3  # trials, if they outnumber the others; then the search stops
 DATA = ("rows", "x", "y", "names", "split", "signature", "statistics")
 BATCHING = ("batch_size", "eval_batch_size", "device", "predict_path")  # leaves the rows alone
@@ -72,6 +75,7 @@ class TrialCLI(CLI):
     """Trains without a test and without pictures; keeps the rows for the next trial."""
 
     watch: Watch
+    stack: Stack | None = None  # of several trials, in the place of one
     kept: tuple[str, Any] = ("", None)  # the data section, and its LightningDataModule
 
     def instantiate_classes(self) -> None:
@@ -86,6 +90,8 @@ class TrialCLI(CLI):
         trainer = super().instantiate_trainer(**kwargs)
         callbacks = vars(trainer)["callbacks"]
         callbacks[:] = [self.watch, *(c for c in callbacks if not isinstance(c, Report))]
+        if self.stack:
+            vars(trainer.fit_loop)["run"] = partial(self.stack.run, trainer, self.saved)
         return trainer
 
     def _test_best(self, what: dict[str, Any]) -> None:
@@ -125,6 +131,12 @@ class Worker:
         self.folder = root / name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.study = Study(self.space, name, sweep.storage or str(self.folder / "study.journal"))
+        why = "it trains on a GPU" if self.num_gpus else next(obstacles(self.space), "")
+        if why and sweep.engine == "stacked":
+            raise ValueError(f"{self.space.path}: `engine` can't be stacked: {why}")
+        is_asked = sweep.engine == "trials"
+        self.engine = "trials" if is_asked else f"trials ({why})" if why else "stacked"
+        self.stacked: dict[tuple[int, int], float] = {}  # by trial and seed, of a stack
 
     def stop(self, trials: list[FrozenTrial]) -> str:
         """Why no other trial is begun; empty if one is."""
@@ -146,24 +158,78 @@ class Worker:
 
     def work(self) -> None:
         """Trains trials, and prints a line for each."""
-        while trial := self.study.next(self.stop):
+        share = -(-(self.study.cap or 1) // self.num_workers)
+        most = min(share, MOST_COPIES) if self.engine == "stacked" else 1
+        while trials := self.study.several(self.stop, most):
             done = threading.Event()
-            threading.Thread(target=self._beat, args=(trial, done), daemon=True).start()
+            threading.Thread(target=self._beat, args=(trials, done), daemon=True).start()
             try:
-                self._try(trial)
-            except UpdateFinishedTrialError:
-                pass  # this process was away for so long that another has taken it over
-            except (KeyboardInterrupt, SystemExit) as error:
-                self.study.give_up(trial.number, "paused")
+                if most > 1:
+                    self._stack(trials)
+                for trial in trials:
+                    # else this process was away for so long that another has taken it over
+                    with suppress(UpdateFinishedTrialError):
+                        self._try(trial)
+                save(self.study, self.folder)
+            except BaseException as error:
+                for trial in trials:
+                    self.study.give_up(trial.number, "paused")
+                if not isinstance(error, KeyboardInterrupt | SystemExit):
+                    raise
                 if not isinstance(error, Stopped):
                     raise KeyboardInterrupt from None
             finally:
                 done.set()
 
-    def _beat(self, trial: Trial, done: threading.Event) -> None:
+    def _stack(self, trials: list[Trial]) -> None:
+        """Trains as many as can be together, by their seeds; `_try` takes what is left."""
+        copies: dict[int, list[tuple[Trial, int, Tree]]] = {}
+        for trial in trials:
+            config = self.space.config(self.space.suggest(trial))
+            if trial.user_attrs["deaths"] < MOST_STACKED_DEATHS:
+                for seed in range(len(trial.user_attrs.get("values", [])), self.space.sweep.seeds):
+                    of = config.tree["seed_everything"] + seed
+                    copies.setdefault(of, []).append((trial, seed, config.optimizer()))
+        for of, same in copies.items():
+            if len(same) == 1:
+                continue
+            # the last one, which is trained in the ordinary way for an epoch, must not diverge
+            same.sort(key=lambda copy: -copy[2].get("lr", 0))
+            folders = [self.trial_folder(trial.number, seed) for trial, seed, _ in same]
+            stack = TrialCLI.stack = Stack([own for *_, own in same], folders, self.is_over)
+            said = io.StringIO()
+            try:
+                with redirect_stdout(said), redirect_stderr(said):
+                    tree = self.space.config(self.space.suggest(same[-1][0])).checked()
+                    tree["seed_everything"] = of
+                    self._run(tree, folders[-1], None, {}, lambda *_: "")
+                for k in stack.best:
+                    with suppress(UpdateFinishedTrialError):
+                        self._note(stack, k, folders[k], *same[k][:2])
+            except Exception as error:
+                if self.space.sweep.engine == "stacked":
+                    raise
+                print(f"no stack of {len(same)} trials: {explain(error)[0]}", flush=True)
+                continue
+            finally:
+                TrialCLI.stack = None
+            if self.is_over():
+                raise Stopped
+
+    def _note(self, stack: Stack, k: int, folder: Path, trial: Trial, seed: int) -> None:
+        """Notes what has come of one of a stack."""
+        if seed == 0:
+            values = [values[self.space.metric][k].item() for values in stack.history]
+            self.study.note(trial.number, dict(enumerate(values, 1)))
+        about = {"data": fingerprint(folder), "num_weights": stack.num_weights}
+        self.study.set(trial.number, "about", about)
+        self.stacked[trial.number, seed] = stack.best[k].score.item()
+
+    def _beat(self, trials: list[Trial], done: threading.Event) -> None:
         while not done.wait(LEASE_S / 4):
-            with suppress(Exception):  # finished, or the storage is away for a while
-                trial.set_user_attr("beat", time.time())
+            for trial in trials:
+                with suppress(Exception):  # finished, or the storage is away for a while
+                    trial.set_user_attr("beat", time.time())
 
     def _try(self, trial: Trial) -> None:
         """Trains one trial, with each seed, and tells what came of it."""
@@ -195,7 +261,6 @@ class Worker:
                 if old.name != "best.ckpt":
                     old.unlink()
         print(self.study.line(told), flush=True)
-        save(self.study, self.folder)
 
     def trial_folder(self, number: int, seed: int) -> Path:
         name = name_of(self.study.get(number))
@@ -209,6 +274,8 @@ class Worker:
             Stopped: Another is to go on with it.
         """
         chosen = self.study.get(number).user_attrs["chosen"]
+        if (number, seed) in self.stacked:
+            return self.stacked[number, seed]
         if self.space.config(chosen).checked()["trainer"]["devices"] == 1:
             self.fit(number, seed)
         else:
@@ -245,13 +312,19 @@ class Worker:
         with suppress(ValueError, FileNotFoundError):  # else it begins anew, in the same folder
             checkpoint = run_folder.read_checkpoint(last)
         path = last if checkpoint else None
+        cli = self._run(tree, folder, path, checkpoint, report)
+        if cli.trainer.is_global_zero:
+            score = vars(cli.trainer.checkpoint_callback)["best_model_score"]
+            best = None if score is None else score.item()  # pruned before it was saved
+            size = sum(p.numel() for p in cli.model.parameters())
+            self.study.set(number, "outcome", [best, cli.watch.answer])
+            self.study.set(number, "about", {"data": fingerprint(folder), "num_weights": size})
+
+    def _run(
+        self, tree: Tree, folder: Path, path: Path | None, checkpoint: Tree, report: Callable
+    ) -> TrialCLI:
         TrialCLI.watch = Watch(self.space.metric, report)
         with run_folder.opened(folder.parent, folder.name, "", path, resumes=True), quiet():
             cli = TrialCLI("fit", tree, folder, checkpoint)
             cli.execute(path)
-        if cli.trainer.is_global_zero:
-            score = vars(cli.trainer.checkpoint_callback)["best_model_score"]
-            best = None if score is None else score.item()  # pruned before it was saved
-            self.study.set(number, "outcome", [best, cli.watch.answer])
-            size = sum(p.numel() for p in cli.model.parameters())
-            self.study.set(number, "about", {"data": fingerprint(folder), "num_weights": size})
+        return cli
