@@ -217,6 +217,7 @@ def test_a_stack_that_is_interrupted_or_half_told_goes_on(search, monkeypatch):
     "  model.optimizer: {value: Adafactor}": "Adafactor is not one of AdamW, Adam, SGD, ",
     "  model.scheduler: {value: ReduceLROnPlateau}": "`model.scheduler` goes by metrics",
     "  model.augment: {value: [Noise]}": "`model.augment` is set",
+    "  model.freeze: {value: [hidden.0]}": "`model.freeze` is set",
     "  model.compile: {value: true}": "`model.compile` is set",
     "  trainer.gradient_clip_val: {value: 1}": "`trainer.gradient_clip_val` is 1",
     "  trainer.accumulate_grad_batches: {value: 2}": "`trainer.accumulate_grad_batches` is 2",

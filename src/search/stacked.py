@@ -44,6 +44,7 @@ MOST_WEIGHTS = 1 << 24  # of all copies; optimizer and best checkpoints keep som
 # Those that change a weight by its own gradients alone.
 OPTIMIZERS = ("AdamW", "Adam", "SGD", "NAdam", "RAdam", "Adagrad", "RMSprop", "Adamax", "Adadelta")
 HEEDED = ("max_epochs", "limit_train_batches", "accelerator")  # options of the trainer
+SET = ("augment", "compile", "freeze", "init_from")  # options of the model
 MUTE = ("default_root_dir", "logger", "enable_progress_bar")  # change no number
 DIFFERS = "the last digits differ from those of ordinary trials"
 Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -72,7 +73,7 @@ def obstacles(space: Space) -> Iterator[str]:
         "`model.net` is not an MLP without norm": not is_plain,
         f"{optimizer} is not one of {', '.join(OPTIMIZERS)}": optimizer not in OPTIMIZERS,
         "`model.scheduler` goes by metrics": kind(model.get("scheduler")) == "ReduceLROnPlateau",
-        **{f"`model.{key}` is set": model.get(key) for key in ("augment", "compile")},
+        **{f"`model.{key}` is set": model.get(key) for key in SET},
         **{f"`trainer.{key}` is {trainer[key]}": True for key in differ - {*HEEDED, *MUTE}},
         "`trainer.logger` is not [MetricsCsv]": loggers != ["MetricsCsv"],
         "`callbacks` are not Checkpoint and Threads": {*map(kind, callbacks.values())}
