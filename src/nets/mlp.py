@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from src.nets import pulses
 from src.nets.net import HEAD_SCALE, Net, activation_of, each, init_
 
 NORMS = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
@@ -51,6 +52,9 @@ class MLP(Net):
         dropout: Share of each hidden layer's values set to 0 in training, in [0, 1).
         norm: What normalizes a hidden layer, before its activation.
         categorical: What a categorical column becomes.
+        init: First weights: `random`; `pulses` that add up to the target of the train rows, made of
+            two sigmoids or four ReLUs each; or `hats`, pulses of ReLUs whose walls meet. These are
+            of one numeric feature, one target and one hidden layer without a norm.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class MLP(Net):
         dropout: float = 0.0,
         norm: Literal["none", "batch", "layer"] = "none",
         categorical: Literal["embedding", "onehot"] = "embedding",
+        init: Literal["random", "pulses", "hats"] = "random",
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
@@ -82,8 +87,22 @@ class MLP(Net):
             self.hidden.extend(layers)
             dim, after = width, name
         self.head = init_(nn.Linear(dim, out_dim), after, HEAD_SCALE)
+        self.init, self.activation = init, after
+        if init == "random":
+            return
+        units = pulses.UNITS.get(after, 0) if init == "pulses" or after == "relu" else 0
+        one = len(widths) == math.prod(in_shape) == out_dim == 1 and not any(num_categories)
+        if not (one and norm == "none" and units and dim >= 2 * units and dim % units == 0):
+            raise ValueError(
+                f"`model.net.init` is {init}: pulses are of one numeric feature, one target and "
+                "one hidden layer without `norm`, 2 units of sigmoid or 4 of relu for each of 2 "
+                "pulses or more; hats alike, of relu"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.inputs(x).to(self.head.weight.dtype)
         out: Tensor = self.head(self.hidden(x))
         return out
+
+    def construct(self, x: Tensor, y: Tensor) -> None:
+        pulses.construct(self.hidden[0], self.head, self.activation, self.init, x, y)

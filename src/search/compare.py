@@ -42,7 +42,7 @@ class Row:
         """Whether less is better."""
         if self.config.get("callbacks.checkpoint.monitor") == self.metric:
             return self.config["callbacks.checkpoint.mode"] == "min"
-        return self.metric.endswith(("loss", "rmse", "mae"))
+        return self.metric.endswith(("loss", "rmse", "mae", "max"))
 
     @property
     def order(self) -> tuple:
