@@ -2,5 +2,6 @@
 
 from src.lessons.approximation import Approximation
 from src.lessons.depth import Depth
+from src.lessons.design_loop import DesignLoop
 
-__all__: list[str] = ["Approximation", "Depth"]
+__all__: list[str] = ["Approximation", "Depth", "DesignLoop"]

@@ -88,16 +88,15 @@ class MLP(Net):
             dim, after = width, name
         self.head = init_(nn.Linear(dim, out_dim), after, HEAD_SCALE)
         self.init, self.activation = init, after
-        if init == "random":
-            return
-        units = pulses.UNITS.get(after, 0) if init == "pulses" or after == "relu" else 0
-        one = len(widths) == math.prod(in_shape) == out_dim == 1 and not any(num_categories)
-        if not (one and norm == "none" and units and dim >= 2 * units and dim % units == 0):
-            raise ValueError(
-                f"`model.net.init` is {init}: pulses are of one numeric feature, one target and "
-                "one hidden layer without `norm`, 2 units of sigmoid or 4 of relu for each of 2 "
-                "pulses or more; hats alike, of relu"
-            )
+        if init != "random":
+            kinds = {k: len(v) for k, v in pulses.UNITS.items() if (init, k) != ("hats", "sigmoid")}
+            parts, rest = divmod(dim, kinds.get(after, dim + 1))
+            one = len(widths) == math.prod(in_shape) == out_dim == 1 and not any(num_categories)
+            if not one or norm != "none" or parts < 2 or rest:
+                raise ValueError(
+                    f"`model.net.init` {init} is for one numeric feature, one target and one "
+                    f"hidden layer without `norm`, of 2 or more times as many units as {kinds}"
+                )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.inputs(x).to(self.head.weight.dtype)
