@@ -10,6 +10,8 @@ from src.callbacks.report import read_history
 from src.lessons.again import again
 from src.lessons.figure import figure
 
+RESULTS = ("first", "chosen", "test")
+
 
 class DesignLoop(Callback):
     """Designs an MLP in three rounds, by validation rows, and tests what it has chosen once.
@@ -47,34 +49,26 @@ class DesignLoop(Callback):
                 seen[name] = [best(row[metric] for row in history) for history in histories]
             net = nets[best(nets, key=lambda name: fmean(seen[name]))]
             kept[named(net), option] = len(new)
-        tried, name = [*seen], named(net)
+        name, means = named(net), {name: fmean(values) for name, values in seen.items()}
         final = {name: {**changes(*net), "trainer.limit_test_batches": 1.0}}
-        test = metric.replace("val/", "test/")
+        test, tried = metric.replace("val/", "test/"), [*seen]
         tested = fmean(run[test] for run in again(trainer, self, final, self.seeds)[name])
         title = f"{len(tried)} nets tried, one thing changed at a time: {name} is chosen"
         with figure(trainer, "design_loop", title, 8.6) as [ax]:
             for i, values in enumerate(seen.values()):
                 ax.plot([i] * len(values), values, "C5o", ms=4, label=None if i else "a run")
-            ax.plot([*map(fmean, seen.values())], "C0_", ms=16, mew=2, label="mean of its runs")
-            end = -0.5
+            ax.plot([*means.values()], "C0_", ms=16, mew=2, label="mean of its runs")
+            end, style = -0.5, {"ms": 18, "mfc": "none", "mew": 2}
             for (winner, option), count in kept.items():
+                label = "kept for the next round" if end < 0 else None
+                ax.plot(tried.index(winner), means[winner], "C1s", label=label, **style)
                 ax.text(end + 0.1, 1.02, option, transform=ax.get_xaxis_transform())
-                at = tried.index(winner)
-                ax.plot(
-                    at,
-                    fmean(seen[winner]),
-                    "C1s",
-                    ms=18,
-                    mfc="none",
-                    label="" if end > 0 else "kept",
-                )
                 ax.axvline(end := end + count, color="0.6", lw=1)
             ax.plot(len(tried), tested, "C2^", ms=10, label=f"{test} of the choice, looked at once")
             ax.set_xticks(range(len(tried) + 1), [*tried, name], rotation=30, ha="right")
             ax.set(xlabel="nets, in the order of trial", ylabel=f"{metric} of the best epoch")
-            ax.legend(fontsize=8)
-        results = {"first": fmean(seen[tried[0]]), "chosen": fmean(seen[name]), "test": tested}
-        for what, value in results.items():
+            ax.legend(fontsize=8, loc="lower right")
+        for what, value in zip(RESULTS, (means[tried[0]], means[name], tested), strict=True):
             print(f"lesson/{what} {value:.4g}")
 
 
