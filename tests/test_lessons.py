@@ -178,7 +178,7 @@ def test_nets_of_the_lesson_on_depth_have_as_many_parameters():
 def test_the_design_loop_keeps_what_is_best_and_tests_it_once(lesson):
     option = "--callbacks.lesson"
     words = (f"{option}.layers", "[1,2]", f"{option}.units", "[4,16]", f"{option}.seeds", 2)
-    words += (f"{option}.activations", "[relu,tanh relu]", "--data.source", "Wine")
+    words += (f"{option}.activations", "[tanh,tanh relu]", "--data.source", "Wine")
     said, found = lesson("design_loop", *words, "--trainer.max_epochs", 4)
     best: dict[str, list[float]] = {}
     tests = {}
@@ -189,12 +189,12 @@ def test_the_design_loop_keeps_what_is_best_and_tests_it_once(lesson):
         best.setdefault(name, []).append(max(float(r["val/acc"]) for r in rows if r["val/acc"]))
         tests[name, seed] = [float(r["test/acc"]) for r in rows if r.get("test/acc")]
     means = {name: np.mean(values) for name, values in best.items()}
-    layers = max((1, 2), key=lambda n: means[f"{n}x4-relu"])
-    units = max((4, 16), key=lambda n: means[f"{layers}x{n}-relu"])
-    chosen = max(("relu", "tanh-relu"), key=lambda n: means[f"{layers}x{units}-{n}"])
+    layers = max((1, 2), key=lambda n: means[f"{n}x4-tanh"])
+    units = max((4, 16), key=lambda n: means[f"{layers}x{n}-tanh"])
+    chosen = max(("tanh", "tanh-relu"), key=lambda n: means[f"{layers}x{units}-{n}"])
     chosen = f"{layers}x{units}-{chosen}"
     assert len(means) == 4
-    assert found["first"] == pytest.approx(means["1x4-relu"], rel=1e-3)
+    assert found["first"] == pytest.approx(means["1x4-tanh"], rel=1e-3)
     assert found["chosen"] == pytest.approx(means[chosen], rel=1e-3)
     tested = {name for (name, _), values in tests.items() if values}
     assert tested == {chosen}
