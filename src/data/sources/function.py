@@ -72,7 +72,8 @@ class Function(Source):
 
 def evaluate(node: ast.AST, values: dict[str, Any]) -> Any:
     """The value of an expression, which can say nothing but arithmetic: it may be a stranger's."""
-    name, args = "", []
+    args: list[ast.expr] = []
+    name = ""
     match node:
         case ast.Constant(value=int() | float() as number):
             return np.float64(number)
