@@ -45,7 +45,8 @@ class DesignLoop(Callback):
             new = {name: changes(*n) for name, n in nets.items() if name not in seen}
             again(trainer, self, new, self.seeds)
             for name in new:
-                histories = map(read_history, sorted(runs.glob(f"{name}-[0-9]*/metrics.csv")))
+                folders = (runs / f"{name}-{pl_module.seed + i}" for i in range(self.seeds))
+                histories = (read_history(folder / "metrics.csv") for folder in folders)
                 seen[name] = [best(row[metric] for row in history) for history in histories]
             net = nets[best(nets, key=lambda name: fmean(seen[name]))]
             kept[named(net), option] = len(new)
