@@ -30,7 +30,7 @@ class DesignLoop(Callback):
     def __init__(
         self, layers: list[int], units: list[int], activations: list[str], seeds: int = 3
     ) -> None:
-        self.options = {"layers": layers, "units": units, "activations": activations}
+        self.options: Any = {"layers": layers, "units": units, "activations": activations}
         self.seeds = seeds
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
