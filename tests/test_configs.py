@@ -88,7 +88,7 @@ def test_a_lesson_says_what_it_finds(go, path):
     command, *about = head(path)
     assert command == f"# python -m src fit --config {path}"
     assert LEARNT.match(about[0].removeprefix("# ")), about[0]
-    assert re.search(r"over (\d+) seeds; \d+ s on two CPU cores", " ".join(about)), about
+    assert re.search(r"over \d+ seeds; (# )?\d+ s on two CPU cores", " ".join(about)), about
     assert max(map(len, about)) <= 100
     lesson = yaml.safe_load(go(f"fit --config {path} --print_config").out)["callbacks"]["lesson"]
     name = lesson["class_path"].rpartition(".")[2]

@@ -149,7 +149,7 @@ def lesson(go, monkeypatch):
 def test_a_good_net_exists_and_training_misses_it(lesson):
     option = "--callbacks.lesson"
     words = (f"{option}.widths", "[32,64]", f"{option}.seeds", 1, "--trainer.max_epochs", 3)
-    said, slopes = lesson("approximation", *words, "--data.source.num_rows", 4000)
+    said, slopes = lesson("approximation", *words, "--data.source.num_rows", 2000)
     assert slopes["slope_sigmoid_pulses"] == pytest.approx(-1, abs=0.1)
     assert slopes["slope_relu_pulses"] == pytest.approx(-1, abs=0.1)
     assert slopes["slope_relu_hats"] == pytest.approx(-2, abs=0.1)

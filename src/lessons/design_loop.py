@@ -68,7 +68,7 @@ class DesignLoop(Callback):
             ax.plot(len(tried), tested, "C2^", ms=10, label=f"{test} of the choice, looked at once")
             ax.set_xticks(range(len(tried) + 1), [*tried, name], rotation=30, ha="right")
             ax.set(xlabel="nets, in the order of trial", ylabel=f"{metric} of the best epoch")
-            ax.legend(fontsize=8, loc="lower right")
+            ax.legend(fontsize=8, loc="lower right", markerscale=0.5)
         for what, value in zip(RESULTS, (means[tried[0]], means[name], tested), strict=True):
             print(f"lesson/{what} {value:.4g}")
 
