@@ -18,6 +18,7 @@ CURVES: dict[str, list[Any]] = {
     "F1 and AUROC": ["val/f1", "val/auroc"],
     "RMSE": ["train/rmse", "val/rmse"],
     "MAE": ["val/mae"],
+    "Largest error": ["val/max"],
     "R2": ["val/r2"],
 }
 TRAINING: dict[str, list[Any]] = {

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import hashlib
+import importlib
 import io
 import re
 import struct
@@ -25,7 +26,8 @@ FOLDER = ROOT / "configs"
 STARTED = "# Written by `start`"  # in whose configs nothing is claimed
 TOP = sorted(p.stem for p in FOLDER.glob("*.yaml") if STARTED not in p.read_text("utf-8"))
 PARTS = [p.relative_to(ROOT).as_posix() for p in sorted(FOLDER.glob("*/*.yaml"))]
-PARTS = [part for part in PARTS if not part.startswith("configs/search/")]
+LESSONS = [part for part in PARTS if part.startswith("configs/lessons/")]
+PARTS = [part for part in PARTS if not part.startswith(("configs/search/", "configs/lessons/"))]
 DOWNLOADED = {
     "mnist_mlp": Mnist,
     "fashion_mnist_convnet": FashionMnist,
@@ -37,6 +39,7 @@ MEASURED = sorted({*TOP} - {*DOWNLOADED} - {*OWN})
 CLAIM = re.compile(
     r"# (test/\w+) ([\d.]+) ± ([\d.]+) over ([\d]+) seeds; \d+ s a run on one CPU core"
 )
+LEARNT = re.compile(r"lesson/(\w+) -?[\d.]+ ± [\d.]+")
 
 
 def head(path: str) -> list[str]:
@@ -79,6 +82,19 @@ def test_every_part_goes_with_an_experiment(go, part):
     said = go(f"fit --config configs/digits_mlp.yaml --config {part} --print_config")
     assert not said.err
     assert yaml.safe_load(said.out)["model"]
+
+
+@pytest.mark.parametrize("path", LESSONS)
+def test_a_lesson_says_what_it_finds(go, path):
+    """Whether it does find it is in `test_lessons*.py`, in short: a whole lesson takes a minute."""
+    command, *about = head(path)
+    assert command == f"# python -m src fit --config {path}"
+    assert LEARNT.match(about[0].removeprefix("# ")), about[0]
+    assert re.search(r"over \d+ seeds; (# )?\d+ s on two CPU cores", " ".join(about)), about
+    assert max(map(len, about)) <= 100
+    lesson = yaml.safe_load(go(f"fit --config {path} --print_config").out)["callbacks"]["lesson"]
+    name = lesson["class_path"].rpartition(".")[2]
+    assert name in importlib.import_module("src.lessons").__all__
 
 
 @pytest.mark.parametrize("name", MEASURED)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 SHOWN = r"\b(?:(?:best/)?(?:train|val|test)/[a-z0-9_]+|lr|grad_norm|samples_per_s)\b"
 LOGGED = {
     "src/models/classifier.py": ["acc", "f1", "auroc"],
-    "src/models/regressor.py": ["rmse", "mae", "r2"],
+    "src/models/regressor.py": ["rmse", "mae", "max", "r2"],
     "src/callbacks/monitor.py": ["lr", "grad_norm", "samples_per_s"],
     "src/callbacks/report.py": ["confusion", "predicted", "mistakes", "mistakes_table"],
 }

@@ -38,6 +38,9 @@ class Regressor(Model):
             found = fit(data.rows.y, data.split.train)
         self.target_mean: Tensor = nn.Buffer(torch.tensor(found.mean))
         self.target_std: Tensor = nn.Buffer(torch.tensor(found.std))
+        if self.net.init != "random" and data.rows is not None:
+            x, y = (torch.from_numpy(v[data.split.train]) for v in (data.rows.x, data.rows.y))
+            self.net.construct(self.normalize(x), (y - self.target_mean) / self.target_std)
 
     def losses(self, out: Tensor, y: Tensor) -> Tensor:
         scaled = (y - self.target_mean) / self.target_std
@@ -59,5 +62,6 @@ class Regressor(Model):
         return {
             "rmse": error.square().mean((-2, -1)).sqrt(),
             "mae": error.abs().mean((-2, -1)),
+            "max": error.abs().amax((-2, -1)),
             "r2": (1 - error.square().sum(-2) / spread).mean(-1),
         }

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from src.nets import pulses
 from src.nets.net import HEAD_SCALE, Net, activation_of, each, init_
 
 NORMS = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
@@ -51,6 +52,9 @@ class MLP(Net):
         dropout: Share of each hidden layer's values set to 0 in training, in [0, 1).
         norm: What normalizes a hidden layer, before its activation.
         categorical: What a categorical column becomes.
+        init: First weights: `random`; `pulses` that add up to the target of the train rows, made of
+            two sigmoids or four ReLUs each; or `hats`, pulses of ReLUs whose walls meet. These are
+            of one numeric feature, one target and one hidden layer without a norm.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class MLP(Net):
         dropout: float = 0.0,
         norm: Literal["none", "batch", "layer"] = "none",
         categorical: Literal["embedding", "onehot"] = "embedding",
+        init: Literal["random", "pulses", "hats"] = "random",
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
@@ -82,8 +87,21 @@ class MLP(Net):
             self.hidden.extend(layers)
             dim, after = width, name
         self.head = init_(nn.Linear(dim, out_dim), after, HEAD_SCALE)
+        self.init, self.activation = init, after
+        if init != "random":
+            kinds = {k: len(v) for k, v in pulses.UNITS.items() if (init, k) != ("hats", "sigmoid")}
+            parts, rest = divmod(dim, kinds.get(after, dim + 1))
+            one = len(widths) == math.prod(in_shape) == out_dim == 1 and not any(num_categories)
+            if not one or norm != "none" or parts < 2 or rest:
+                raise ValueError(
+                    f"`model.net.init` {init} is for one numeric feature, one target and one "
+                    f"hidden layer without `norm`, of 2 or more times as many units as {kinds}"
+                )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.inputs(x).to(self.head.weight.dtype)
         out: Tensor = self.head(self.hidden(x))
         return out
+
+    def construct(self, x: Tensor, y: Tensor) -> None:
+        pulses.construct(self.hidden[0], self.head, self.activation, self.init, x, y)

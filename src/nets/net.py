@@ -4,7 +4,7 @@ import math
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 L = TypeVar("L", bound=nn.Module)
 
@@ -29,6 +29,11 @@ class Net(nn.Module):
     A subclass is built as `net(in_shape, out_dim, num_categories)` and adds options of its own:
     `in_shape` has no batch axis, and a column of a table has that many codes, 0 if it is numeric.
     """
+
+    init: str = "random"  # or another way, and then these are made of the train rows:
+
+    def construct(self, x: Tensor, y: Tensor) -> None:
+        """Sets the first weights by the train rows, normalized, and their targets, scaled."""
 
 
 def activation_of(name: str) -> nn.Module:

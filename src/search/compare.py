@@ -47,7 +47,7 @@ class Row:
         """Whether less comes first, as it does of all that is no metric."""
         if self.config.get("callbacks.checkpoint.monitor") == name:
             return self.config["callbacks.checkpoint.mode"] == "min"
-        return name.endswith(("loss", "rmse", "mae")) or "/" not in name
+        return name.endswith(("loss", "rmse", "mae", "max")) or "/" not in name
 
     @property
     def order(self) -> tuple:

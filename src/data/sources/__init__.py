@@ -3,6 +3,7 @@
 from src.data.sources.arrays import Arrays
 from src.data.sources.bundled import BreastCancer, Diabetes, Digits, Wine
 from src.data.sources.downloads import Cifar10, FashionMnist, Mnist
+from src.data.sources.function import Function
 from src.data.sources.images import Images
 from src.data.sources.japanese_vowels import JapaneseVowels
 from src.data.sources.mnist1d import Mnist1d
@@ -16,6 +17,7 @@ __all__ = [
     "Diabetes",
     "Mnist1d",
     "JapaneseVowels",
+    "Function",
     "Table",
     "Images",
     "Arrays",
