@@ -17,7 +17,12 @@ SUBCOMMANDS = {
     "list": "show the sources, nets, models, callbacks and configs that there are",
 }
 # Subcommands that are a room's own: it takes their words, and may be deleted.
-OWN = {"search": "search", "compare": "search", "export": "deploy", "serve": "deploy"}
+OWN: dict[str, str] = {
+    "search": "search",
+    "compare": "search",
+    "export": "deploy",
+    "serve": "deploy",
+}
 for name, room in OWN.items():
     if not (Path(__file__).parent / room / "__init__.py").is_file():
         del SUBCOMMANDS[name]

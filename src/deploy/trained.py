@@ -27,7 +27,7 @@ from src.deploy.measure import classes, measured
 from src.deploy.rows import Reader
 from src.errors import short
 from src.models.model import Model
-from src.tracking.wandb_log import git_state
+from src.tracking.git import git_state
 
 # However the run was trained, its model is measured by one process, and exported, as it is.
 PLAIN = """
