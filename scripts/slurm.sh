@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# sbatch scripts/slurm.sh configs/cifar10_resnet18.yaml [--KEY VALUE ...]
+# sbatch scripts/slurm.sh configs/digits_mlp.yaml [--KEY VALUE ...]
 #
 # Edit: nodes, GPUs, time, and whatever your cluster asks for (partition, account).
 #SBATCH --job-name=fulgurite

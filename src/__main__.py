@@ -19,8 +19,14 @@ SUBCOMMANDS = {
     "list": "show the sources, nets, models, callbacks and configs that there are",
 }
 # Subcommands that are a room's own: it takes their words, and may be deleted.
-OWN = {"start": "start", "search": "search", "compare": "search", "check": "search"}
-OWN |= {"export": "deploy", "serve": "deploy"}
+OWN: dict[str, str] = {
+    "start": "start",
+    "search": "search",
+    "compare": "search",
+    "check": "search",
+    "export": "deploy",
+    "serve": "deploy",
+}
 for name, room in OWN.items():
     if not (Path(__file__).parent / room / "__init__.py").is_file():
         del SUBCOMMANDS[name]

@@ -22,6 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from src import run_folder
 from src.callbacks import Monitor, Report
 from src.callbacks.faults import BadSteps, Signals
+from src.callbacks.report import tell
 from src.callbacks.resume import Resume
 from src.config import Config, Experiment, Tree, options
 from src.data.module import DataModule
@@ -29,7 +30,6 @@ from src.durable import DurableIO, guard, previous
 from src.errors import hint, short
 from src.loop import DirectLoop
 from src.models.model import Model
-from src.tracking import Wandb
 
 for name in ("lightning.pytorch", "lightning.fabric"):  # adverts, and what everyone knows
     logging.getLogger(name).setLevel(logging.WARNING)
@@ -110,8 +110,7 @@ class CLI(LightningCLI):
         DirectLoop.put_into(trainer)
         for logger in trainer.loggers:
             logger.run_dir = self.folder  # type: ignore[attr-defined]
-            if isinstance(logger, Wandb):
-                logger.log_config(yaml.safe_load(self.saved))
+        tell(trainer, "log_config", yaml.safe_load(self.saved))
         self.datamodule.seed = self.config["seed_everything"]
         self.datamodule.trained_on = self.trained_on
         if self.model.init_from and self.command == "fit" and not self.trained_on:
@@ -167,9 +166,7 @@ class CLI(LightningCLI):
         if trainer.is_global_zero and self.num_steps == trainer.global_step:
             print(f"{self.folder} is finished: there is nothing left to train")
         self._test_best(what)
-        for logger in trainer.loggers:
-            if isinstance(logger, Wandb):
-                logger.finish()
+        tell(trainer, "finish")
 
     def _test_best(self, what: dict[str, Any]) -> None:
         best = Path(getattr(self.trainer.checkpoint_callback, "best_model_path", None) or "none")

@@ -55,7 +55,7 @@ def go(
 ) -> Callable[..., Said]:
     """`go("fit --config ...", "--key", value)`, as typed in the project's folder.
 
-    Runs go to `tmp_path/runs`, on the CPU and without W&B unless the words ask for something else.
+    Runs go to `tmp_path/runs`, on the CPU and with metrics.csv alone, or as the words say.
     """
     from src.__main__ import main
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from src.__main__ import main
@@ -24,6 +25,13 @@ RUNS = {
 @cache
 def root() -> Path:
     folder = Path(mkdtemp())
+    draw_tables(folder)
+    draw_images(folder)
+    (folder / "runs").mkdir()
+    return folder
+
+
+def draw_tables(folder: Path) -> None:
     rng = np.random.default_rng(0)
     size, state = rng.normal(100, 30, 400), rng.choice(["new", "old", 'r"u,in'], 400)
     town = rng.choice([*"abcdefgh"], 400)
@@ -37,18 +45,23 @@ def root() -> Path:
             cells = ["" if g else w for g, w in zip(gone, words, strict=True)]
             rows.append(",".join([*cells, str(target[i])]))
         (folder / f"{name}.csv").write_text("\n".join(rows) + "\n")
+
+
+def draw_images(folder: Path) -> None:
+    rng = np.random.default_rng(0)
     for i in range(120):
         pixels = rng.integers(0, 120, (12 + i % 2, 10, 3), np.uint8)
         pixels[..., i % 3] += 100
         path = folder / "colours" / "rgb"[i % 3] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
-    return folder
 
 
 @cache
 def run(name: str) -> Path:
-    """The best checkpoint of a run."""
+    """The best checkpoint of a run; a test of rows that this project hasn't is skipped."""
+    if name not in RUNS:
+        pytest.skip(f"there are no runs on {name}")
     flags = RUNS[name].format(root=root(), name=name).split()
     flags += ["--run", name, "--trainer.default_root_dir", f"{root()}/runs"]
     flags += ["--trainer.logger", "[MetricsCsv]", "--trainer.max_epochs", "2"]

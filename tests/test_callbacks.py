@@ -117,7 +117,7 @@ class Model(L.LightningModule):
 
 
 class Watcher(MetricsCsv):
-    """Also takes down what W&B would show."""
+    """Also takes down what it is shown."""
 
     def __init__(self):
         super().__init__()

@@ -239,7 +239,7 @@ def test_print_config_and_help(go):
     said = go("fit --help")
     assert said.code == 0
     words = (
-        "--data.batch_size --trainer.max_epochs --model.net.hidden_dims --data.source.target --run"
+        "--data.batch_size --trainer.max_epochs --model.net.hidden_dims --data.source.path --run"
     )
     assert not [word for word in words.split() if word not in said.out]
     assert len(said.out.splitlines()) < 400
@@ -254,7 +254,8 @@ def test_help_and_list_import_no_torch():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     words = (
-        "fit predict Digits Table MLP ConvNet Classifier WarmupCosine KFold configs/digits_mlp.yaml"
+        "fit predict Digits Arrays MLP ConvNet Classifier WarmupCosine KFold "
+        "configs/digits_mlp.yaml"
     )
     assert not [word for word in words.split() if word not in done.stdout]
 

@@ -8,14 +8,17 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from src.__main__ import SUBCOMMANDS
 from src.config import ROOMS, classes, options
-from src.errors import explain
+from src.data import sources
+from src.errors import explain, short
 
 FIT = "fit --config configs/digits_mlp.yaml --trainer.max_epochs 1"
 NETS, MODELS = "there are: MLP, ConvNet", "there are: Classifier, Regressor"
@@ -35,10 +38,7 @@ SCHEDULERS = (
     "LinearLR, ExponentialLR, CosineAnnealingLR, ReduceLROnPlateau, CyclicLR, "
     "CosineAnnealingWarmRestarts, ..."
 )
-SOURCES = (
-    "there are: Digits, Wine, BreastCancer, Diabetes, Mnist1d, Table, Images, Arrays, Mnist, "
-    "FashionMnist, Cifar10"
-)
+SOURCES = f"there are: {', '.join(sources.__all__)}"
 TRAINER = (
     "there are: accelerator, strategy, devices, num_nodes, precision, logger, callbacks, "
     "fast_dev_run, max_epochs, min_epochs, max_steps, min_steps, max_time, limit_train_batches, "
@@ -316,10 +316,7 @@ def test_wrong_images(refused, tmp_path, harm, line):
 
 
 def test_no_config(refused, tmp_path):
-    there = (
-        "there are: configs/breast_cancer_mlp.yaml, configs/cifar10_fast.yaml, configs/cifar10_resnet18.yaml, "
-        "configs/diabetes_mlp.yaml, configs/digits_convnet.yaml, configs/digits_mlp.yaml, ..."
-    )
+    there = f"there are: {short(', '.join(map(str, sorted(Path('configs').glob('*.yaml')))), 200)}"
     near = "no config configs/digit_mlp.yaml; did you mean configs/digits_mlp.yaml? "
     refused(near + there, "fit --config configs/digit_mlp.yaml")
     refused(f"no config configs; {there}", "fit --config configs")
@@ -332,11 +329,7 @@ def test_no_config(refused, tmp_path):
         tmp_path / "c.yaml",
     )
     refused("'foo' is no flag: options are --KEY VALUE, files --config FILE", "list foo")
-    refused(
-        "no subcommand 'fti'; there are: fit, validate, test, predict, search, compare, check, "
-        "export, serve, list",
-        "fti",
-    )
+    refused(f"no subcommand 'fti'; there are: {', '.join(SUBCOMMANDS)}", "fti")
 
 
 def test_alias_bomb(refused, tmp_path):
@@ -380,7 +373,6 @@ def test_checkpoints_and_new_rows(go, refused, tmp_path):
     np.savez(tmp_path / "x.npz", x=np.zeros((3, 2)))
     np.save(tmp_path / "inf.npy", np.full((3, 13), [[0], [np.inf], [1]]))
     unfit = "`ckpt_path` does not fit this model: "
-    broken = "{tmp}/x.png can't be decoded (cannot identify image file): mend or remove it"
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
     for typed, line in {
@@ -397,7 +389,7 @@ def test_checkpoints_and_new_rows(go, refused, tmp_path):
         f"predict {digits} --data.predict_path {tmp_path}/no.npz": "`data.predict_path` {tmp}/no.npz does not exist",
         f"predict {digits} --data.predict_path {tmp_path}/x.npz": "{tmp}/x.npz: x has rows of float64 (2,), not of uint8 (1, 8, 8)",
         f"predict {digits} --data.predict_path {tmp_path}/x.csv": "{tmp}/x.csv: the model takes rows of shape (1, 8, 8), not of a table: give it .npz, .npy or images",
-        f"predict {digits} --data.predict_path {tmp_path}/x.png": broken,
+        f"predict {digits} --data.predict_path {tmp_path}/x.png": "{tmp}/x.png can't be decoded (cannot identify image file): mend or remove it",
         f"predict {wine} --data.predict_path {tmp_path}/x.txt": "{tmp}/x.txt is empty",
         f"predict {wine} --data.predict_path {tmp_path}/x.csv": "{tmp}/x.csv has no column `malic_acid` (a feature); there are: alcohol, hue",
         f"predict {wine} --data.predict_path {tmp_path}/x.png": "the model takes float32 rows of shape (13,), not images",
@@ -466,8 +458,8 @@ def test_whatever_a_config_may_name_can_be_written_into_one(go):
 
 
 def test_processes_say_once_what_is_wrong(tmp_path):
-    line = "fit --config configs/diabetes_mlp.yaml --data.partition.fracs [0.996,0.002,0.002] "
-    line += "--trainer.devices 2 --trainer.accelerator cpu --trainer.strategy ddp "
+    line = "fit --config configs/digits_mlp.yaml --data.source Diabetes --model Regressor "
+    line += "--data.partition.fracs [0.996,0.002,0.002] --trainer.devices 2 --trainer.accelerator cpu --trainer.strategy ddp "
     words = f"{line} --trainer.logger false --trainer.default_root_dir {tmp_path}".split()
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-m", "src", *words], capture_output=True, env=env)

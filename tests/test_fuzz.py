@@ -121,5 +121,5 @@ def test_a_random_config_trains_a_batch_or_says_in_one_line_why_not(go, tmp_path
     ],
 )
 def test_what_once_failed_or_looks_as_if_it_would(go, flags):
-    said = go("fit --config configs/wine_mlp.yaml --trainer.fast_dev_run 1", *flags.split())
+    said = go("fit --config configs/digits_mlp.yaml --trainer.fast_dev_run 1", *flags.split())
     assert (said.code, said.err) == (0, "")

@@ -21,7 +21,7 @@ RESNET18 = {
     "strides": (1, 2, 2, 2),
     "stem_width": 64,
 }
-MNIST1D = {"widths": (25, 25), "stem_width": 25, "stem_kernel": 5, "block": "plain"}
+SIGNAL = {"widths": (25, 25), "stem_width": 25, "stem_kernel": 5, "block": "plain"}
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +123,7 @@ def test_precision_of_the_model_leaves_statistics_and_codes(dtype: torch.dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_normalize_under_autocast(dtype: torch.dtype):
-    model = nn.Sequential(Normalize((1, 8), [1000], [0.5]), ConvNet((1, 8), 3, **MNIST1D)).eval()
+    model = nn.Sequential(Normalize((1, 8), [1000], [0.5]), ConvNet((1, 8), 3, **SIGNAL)).eval()
     x = 1000 + torch.rand(4, 1, 8)
     expected = (x - 1000) / 0.5
     with torch.autocast("cpu", dtype=dtype):
@@ -274,7 +274,7 @@ def test_resnet18_is_plain_torch():
 
 
 def test_small_signal_net_is_plain_torch():
-    net = shuffled(ConvNet((1, 40), 10, **MNIST1D, activation="silu"))
+    net = shuffled(ConvNet((1, 40), 10, **SIGNAL, activation="silu"))
     reference = nn.Sequential(
         *(nn.Conv1d(1, 25, 5, 1, 2, bias=False), nn.BatchNorm1d(25), nn.SiLU()),
         *(nn.Conv1d(25, 25, 3, 2, 1, bias=False), nn.BatchNorm1d(25), nn.SiLU()),
@@ -364,7 +364,7 @@ def test_every_size_of_input_works(in_shape: tuple[int, ...], norm: str):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_convnet_reads_float32_in_any_precision(dtype: torch.dtype):
-    net = ConvNet((1, 40), 3, **MNIST1D).eval()
+    net = ConvNet((1, 40), 3, **SIGNAL).eval()
     x = torch.randn(4, 1, 40)
     expected = net(x)
     out = net.to(dtype)(x)
@@ -426,7 +426,7 @@ def test_known_initialisations(after: str, variance: float):
         ((20,), MLP((20,), 4)),
         ((20,), MLP((20,), 4, norm="batch", activation="tanh")),
         ((20,), MLP((20,), 4, (9,) * 5 + (0,) * 15, categorical="onehot")),
-        ((1, 40), ConvNet((1, 40), 4, **MNIST1D)),
+        ((1, 40), ConvNet((1, 40), 4, **SIGNAL)),
         ((3, 8, 8), ConvNet((3, 8, 8), 4, widths=(8, 16), norm="group")),
     ],
 )
@@ -449,7 +449,7 @@ def test_one_batch_is_memorised(in_shape: tuple[int, ...], net: Net):
         (torch.float64, MLP((6,), 3, (0, 4, 0, 0, 9, 0), norm="layer", dropout=0.1)),
         (torch.float32, MLP((6,), 3, (0, 4, 0, 0, 9, 0), categorical="onehot")),
         (torch.uint8, ConvNet((3, 8, 8), 3, widths=(4, 8))),
-        (torch.float32, ConvNet((1, 40), 3, **MNIST1D, norm="group")),
+        (torch.float32, ConvNet((1, 40), 3, **SIGNAL, norm="group")),
     ],
 )
 def test_export_with_any_batch_size(dtype: torch.dtype, net: Net):

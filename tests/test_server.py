@@ -409,10 +409,11 @@ def live(monkeypatch):
     ends = []
 
     def start(name):
+        app = door(name)  # before the sockets, as it may skip the test
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # what waits is in Python
         line, far = socket.socketpair()
-        made = Server(door(name), far)
+        made = Server(app, far)
         thread = threading.Thread(target=made.run, args=([listener],))
         thread.start()
         assert line.recv(1) == b"1"

@@ -16,7 +16,7 @@ NUM_MISTAKES = 24
 
 
 class Report(Callback):
-    """Puts into `plots/` of the run folder, and shows to W&B, what a run has come to.
+    """Puts into `plots/` of the run folder, and shows to loggers, what a run has come to.
 
     After `fit` these are curves, from `metrics.csv`, and what became of the validation rows in the
     last epoch, after `test` of the test rows: a confusion matrix, or predicted against true values,

@@ -22,10 +22,8 @@ def read_rows(path: Path, signature: Signature) -> tuple[np.ndarray, Sequence[An
     if not path.exists():
         raise FileNotFoundError(f"`data.predict_path` {path} does not exist")
     suffix = path.suffix.lower()
-    if suffix in (".npz", ".npy") or (path / "x.npy").exists():
-        x = read_arrays(path, signature)
-    elif suffix in SUFFIXES or (path.is_dir() and not signature.feature_names):
+    is_arrays = suffix in (".npz", ".npy") or (path / "x.npy").exists()
+    if not is_arrays and (suffix in SUFFIXES or (path.is_dir() and not signature.feature_names)):
         return read_images(path, signature)
-    else:
-        x = read_table(path, signature)
+    x = read_arrays(path, signature) if is_arrays else read_table(path, signature)
     return x, range(len(x))

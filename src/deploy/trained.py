@@ -26,7 +26,7 @@ from src.deploy import USUAL, proof
 from src.deploy.measure import classes, measured
 from src.errors import short
 from src.models.model import Model
-from src.tracking.wandb_log import git_state
+from src.tracking.git import git_state
 
 # However the run was trained, its model is measured by one process, and exported, as it is.
 PLAIN = """

@@ -1,4 +1,4 @@
-"""Where metrics go: a CSV file, Weights & Biases, TensorBoard."""
+"""Where metrics go: one in `__all__` can be named in a config."""
 
 from src.tracking.csv_log import MetricsCsv
 from src.tracking.tensorboard import TensorBoard

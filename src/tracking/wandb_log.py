@@ -1,7 +1,6 @@
 """Weights & Biases that never stands in the way of a run."""
 
 import os
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable
@@ -13,6 +12,8 @@ from unittest.mock import patch
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+
+from src.tracking.git import git_state
 
 ENVIRONMENT = {  # of W&B, where it isn't set outside
     "WANDB_SILENT": "true",
@@ -141,14 +142,3 @@ class Wandb(WandbLogger):
                 run.log_artifact(artifact, aliases=["best", "latest"])
         run.finish(exit_code=exit_code)
         self._experiment = None
-
-
-def git_state() -> dict[str, dict[str, Any]]:
-    """Commit of the code, and whether it was changed since; empty where there is no git."""
-    command = ["git", "-C", str(Path(__file__).parent), "status", "--porcelain=v2", "--branch"]
-    try:
-        out = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    commit, *lines = out.splitlines()
-    return {"git": {"commit": commit.split()[-1], "dirty": any(line[0] != "#" for line in lines)}}
