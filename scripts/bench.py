@@ -568,7 +568,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="everything small, done once")
     parser.add_argument("--plot", type=Path, help="PNG file for the steps")
     given = asked(parser, {part.__name__: part for part in PARTS})
-    os.environ["WANDB_MODE"] = "offline"
+    os.environ.setdefault("WANDB_MODE", "offline")
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     print(f"{machine}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     found = measured(given, Bench, machine)

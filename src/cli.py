@@ -194,7 +194,6 @@ def run(command: str, argv: list[str]) -> dict[str, float]:
     files = [value for name, value in flags if name == "config"]
     own = {name: value for name, value in flags if name in OWN}
     flags = [flag for flag in flags if flag[0] not in ("config", *own)]
-    flags.sort(key=lambda flag: flag[0].count("."))  # classes first
     path = run_folder.find(merged(Config(), files, flags), **own)
     if command != "fit" and not path:
         raise ValueError(f"{command} needs a model: give --ckpt_path RUN/checkpoints/best.ckpt")
@@ -217,10 +216,10 @@ def run(command: str, argv: list[str]) -> dict[str, float]:
 
 
 def merged(config: Config, files: list[str], flags: list[tuple[str, str]]) -> Config:
-    """The config with files and then flags over it."""
+    """The config with files and then flags over it: classes first, then what is below them."""
     for file in files:
         config.add_file(Path(file))
-    for name, value in flags:
+    for name, value in sorted(flags, key=lambda flag: flag[0].count(".")):
         config.add_flag(name, value)
     return config
 

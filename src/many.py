@@ -8,14 +8,17 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
-from src.errors import INTERRUPTED, explain
-from src.run_folder import RUN_DIR
+from src.errors import BAD_NUMBERS, INTERRUPTED, explain
 from src.startup import import_lightning
 
+# What a run or its launcher tells its processes.
+OURS = ("FULGURITE_RUN", "SLURM_", "TORCHELASTIC_", "LOCAL_", "NODE_", "GROUP_", "RANK", "WORLD_")
 LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds in how many
 
 
@@ -29,21 +32,44 @@ def fits(jobs: Sequence[Sequence[str]]) -> list[dict[str, float]]:
 
     Raises:
         ValueError: One failed.
+        FloatingPointError: The numbers of one went wrong.
     """
-    num, own = min(num_cores(), len(jobs)), {"OMP_NUM_THREADS": "1"}
+    import torch
+
+    num = min(torch.cuda.device_count() or num_cores(), len(jobs))
     context = multiprocessing.get_context("spawn")
-    with patch.dict(os.environ, own), ProcessPoolExecutor(num, context, _begin) as pool:
-        os.environ.pop(RUN_DIR, None)  # of the run that asks
-        answers = [*pool.map(_fit, jobs)]
-    for job, answer in zip(jobs, answers, strict=True):
-        if isinstance(answer, str):
-            raise ValueError(f"{answer} (in: fit {' '.join(job)})")
-    return [answer for answer in answers if isinstance(answer, dict)]
+    with patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):
+        for name in [name for name in os.environ if name.startswith(OURS)]:
+            del os.environ[name]
+        try:
+            with ProcessPoolExecutor(num, context, _begin, (context.Value("i"),)) as pool:
+                try:
+                    answers = [*pool.map(_fit, jobs)]
+                except KeyboardInterrupt:
+                    for child in multiprocessing.active_children():
+                        child.terminate()
+                    raise
+        except BrokenProcessPool:
+            what = "a run was killed, of too little memory perhaps: the same command goes on"
+            raise ValueError(what) from None
+    for job, (_, why, code) in zip(jobs, answers, strict=True):
+        if why:
+            kind = FloatingPointError if code == BAD_NUMBERS else ValueError
+            raise kind(f"{why} (in: fit {' '.join(job)})")
+    return [metrics for metrics, *_ in answers]
 
 
-def _begin() -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _begin(count: Any) -> None:
+    """One GPU for each process, if there are any."""
     import_lightning()
+    import torch
+
+    if num := torch.cuda.device_count():
+        there = os.environ.get("CUDA_VISIBLE_DEVICES", "") or ",".join(map(str, range(num)))
+        with count.get_lock():
+            os.environ["CUDA_VISIBLE_DEVICES"] = there.split(",")[count.value % num]
+            count.value += 1
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
 
@@ -53,13 +79,16 @@ def _end_with_parent() -> None:
         os._exit(INTERRUPTED)  # a run is killed at any instant and gone on with
 
 
-def _fit(words: Sequence[str]) -> dict[str, float] | str:
+def _fit(words: Sequence[str]) -> tuple[dict[str, float], str, int]:
+    """The metrics, and why there are none."""
     from src.cli import run
 
     try:
-        return run("fit", ["--trainer.logger", "[MetricsCsv]", *words])
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
-        return explain(error)[0]
+        return run("fit", ["--trainer.logger", "[MetricsCsv]", *words]), "", 0
+    except KeyboardInterrupt:  # else it would take the next job
+        os._exit(INTERRUPTED)
+    except (Exception, SystemExit) as error:
+        return {}, *explain(error)
 
 
 def num_cores() -> int:

@@ -2,6 +2,7 @@
 """Whether a change is better: the numbers, the verdict, and what can't be compared."""
 
 import csv
+import os
 import re
 from contextlib import redirect_stdout
 from io import StringIO
@@ -11,7 +12,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from src.callbacks import Report
-from src.cli import run
+from src.cli import merged, run
 from src.config import Config
 from src.search import check
 from tests.conftest import ROOT
@@ -164,3 +165,17 @@ def test_more_train_rows_are_a_change_and_other_val_rows_are_not(go, fitted, tmp
     assert check.digest(tree) == first
     (tmp_path / "few.npz").touch()
     assert check.digest(tree) != first, "data that was written since"
+
+
+def test_another_order_of_flags_is_the_same_and_other_files_are_another(base, fitted, tmp_path):
+    one = merged(Config(), [], [("model.optimizer.lr", "0.1"), ("model.optimizer", "SGD")])
+    assert one.tree["model"].args["optimizer"].args == {"lr": 0.1}
+    (folder := tmp_path / "d").mkdir()
+    np.save(folder / "x.npy", np.zeros(3))
+    tree = {"data": {"source": {"path": str(folder)}}, "model": {}}
+    before = check.digest(tree)
+    np.save(folder / "x.npy", np.ones(3))
+    os.utime(folder / "x.npy", ns=(1, 1))
+    assert check.digest(tree) != before
+    said = base("--run ../x --model.net.dropout 0.5")
+    assert said.err == "error: --run '../x' is not the name of a folder below runs/check/\n"

@@ -34,3 +34,9 @@ def test_one_that_fails_says_which(tmp_path):
     root = f"--trainer.default_root_dir={tmp_path}"
     with pytest.raises(ValueError, match=r"hiden_dims.*did you mean hidden_dims.*\(in: fit .*"):
         fits([[*WORDS, root, "--model.net.hiden_dims=[8]"]])
+
+
+def test_numbers_that_go_wrong_are_told_from_wrong_words(tmp_path):
+    root = f"--trainer.default_root_dir={tmp_path}"
+    with pytest.raises(FloatingPointError, match=r"not finite.*\(in: fit .*"):
+        fits([[*WORDS, root, "--model.optimizer=SGD", "--model.optimizer.lr=1e30"]])

@@ -706,3 +706,21 @@ def test_a_missing_extra(go, monkeypatch):
     said = go("serve --model x")
     needs = "serve needs uvicorn: pip install fastapi httptools numpy onnxruntime uvicorn pillow"
     assert (said.code, said.err) == (2, f"error: {needs} (the extra `serve`)\n")
+
+
+def test_a_client_that_leaves_is_no_fault_of_ours(capfd):
+    table, sent = door("kind"), []
+    body = [{"type": "http.request", "body": b'{"rows"', "more_body": True}]
+
+    async def receive():
+        return body.pop() if body else {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"host", b"localhost")]
+    scope = {"type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict"}
+    scope |= {"headers": headers, "query_string": b"", "root_path": "", "http_version": "1.1"}
+    asyncio.run(table(scope, receive, send))
+    assert sent[0]["status"] == 400
+    assert capfd.readouterr() == ("", "")

@@ -100,6 +100,8 @@ class Door:
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(408, f"no body within {SLOW_S} s", CLOSE) from None
+            if message["type"] == "http.disconnect":
+                raise HTTPException(400, "the client has left", CLOSE)
             length = len(message.get("body", b""))
             size, self.held = size + length, self.held + length
             if size > MAX_BODY:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from src import run_folder
 from src.callbacks import Report
-from src.cli import CLI, pairs, quiet
+from src.cli import CLI, merged, pairs, quiet
 from src.config import Config
 from src.deploy import USUAL, proof
 from src.deploy.measure import classes, measured
@@ -60,10 +60,8 @@ class Trained:
 
     def __init__(self, path: Path, words: list[str]) -> None:
         checkpoint, config = run_folder.read_checkpoint(path), Config()
-        flags = sorted(pairs(words), key=lambda flag: flag[0].count("."))  # classes first
         config.add(checkpoint["config"], str(path))
-        for name, value in flags:
-            config.add_flag(name, value)
+        merged(config, [], [*pairs(words)])
         config.add(PLAIN, "")
         with TemporaryDirectory() as folder, quiet():
             cli = CLI("test", config.checked(), Path(folder), checkpoint)

@@ -17,13 +17,15 @@ from src.nets.net import Net
 def take(net: Net, path: str, checkpoint: dict[str, Any], signature: Signature) -> None:
     """Gives a net those weights of a checkpoint that have a name and a shape of its own.
 
-    The head, by that name, is left as it is if it was of other classes. Says what was taken.
+    The head, by that name, is left as it is if it was of other classes or targets.
+    Says what was taken.
 
     Raises:
         ValueError: There is none.
     """
     state, own = checkpoint["state_dict"], net.state_dict()
-    same = [*checkpoint["DataModule"]["signature"]["class_names"]] == [*signature.class_names]
+    old = checkpoint["DataModule"]["signature"]
+    same = all([*old[k]] == [*getattr(signature, k)] for k in ("class_names", "target_names"))
     shapes = {k: v.shape for k, v in state.items() if same or not k.startswith("net.head.")}
     found = {k: state[f"net.{k}"] for k, v in own.items() if shapes.get(f"net.{k}") == v.shape}
     if not found:

@@ -40,7 +40,8 @@ def construct(hidden: Any, head: Any, activation: str, init: str, x: Tensor, y: 
     middles = x[0] + step * (torch.arange(count) + (0 if is_hat else 0.5))
     right = torch.searchsorted(x, middles).clamp(1, len(x) - 1)
     left_y, right_y = y[order[right - 1], 0].double(), y[order[right], 0].double()
-    heights = left_y.lerp(right_y, (middles - x[right - 1]) / (x[right] - x[right - 1]))
+    shares = (middles - x[right - 1]) / (x[right] - x[right - 1])
+    heights = left_y.lerp(right_y, shares.nan_to_num(0))  # 0 / 0 where two rows are at one x
     walls = torch.stack([middles - step / 2, middles + step / 2], 1)
     walls[0, 0] -= step  # nothing falls at the ends
     walls[-1, 1] += step

@@ -57,8 +57,10 @@ def check(argv: list[str]) -> None:
     if budgets[0] != budgets[1]:
         what = f"the baseline is trained for {budgets[0]}, the change for {budgets[1]}"
         raise ValueError(f"{what}: give --trainer.max_epochs N, say, which is for both")
+    if (run := own["run"]) and Path(run).name != run:
+        raise ValueError(f"--run {run!r} is not the name of a folder below runs/check/")
     name = base.parent.name if base.name == "config.yaml" else Path(files[0]).stem
-    folder = root_of(trees[1]) / "check" / (own["run"] or name)
+    folder = root_of(trees[1]) / "check" / (run or name)
     seeds = range(first := trees[1]["seed_everything"], first + num)
     print(f"{folder}: {num} seeds, each trained for {budgets[0]}", flush=True)
     marks = dict(zip(sides, map(digest, trees), strict=True))
@@ -96,8 +98,10 @@ def check(argv: list[str]) -> None:
 def digest(tree: Tree) -> str:
     """Of a config, the code, and the files of data that it names: another has runs of its own."""
     code = [path.read_bytes() for path in sorted(Path(__file__).parents[1].rglob("*.py"))]
-    named = [path for path in flat(tree["data"]).values() if os.path.exists(path)]  # noqa: PTH110
-    texts = repr((tree, [Path(path).stat().st_mtime_ns for path in named])).encode(), *code
+    values = [*flat(tree["data"]).values(), *flat(tree["model"]).values()]
+    named = [Path(text) for text in values if os.path.exists(text)]  # noqa: PTH110
+    files = sorted(file for path in named for file in [path, *path.rglob("*")])
+    texts = repr((tree, [(str(f), f.stat().st_mtime_ns) for f in files])).encode(), *code
     return sha256(b"".join(texts)).hexdigest()[:6]
 
 

@@ -307,4 +307,6 @@ def compare(argv: list[str]) -> None:
         drawn = {
             title: labelled([row for row in group if row.values]) for title, group in tables.items()
         }
+        if not any(drawn.values()):
+            raise ValueError(f"--plot {path}: no run here has a value to draw")
         draw({title: rows for title, rows in drawn.items() if rows}, Path(path))

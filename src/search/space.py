@@ -10,7 +10,7 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any, Literal
 
-from src.cli import pairs
+from src.cli import merged, pairs
 from src.config import Choice, Config, Experiment, Tree, options, room_of
 from src.errors import hint
 from src.search.rehearsal import refusal
@@ -127,8 +127,9 @@ class Space(Config):
         words = self.sweep.command or ["fit"]
         if "fit" not in words:
             raise self._wrong(("command",), " is not [python, -m, src, fit, ..., '${args}']")
-        for name, value in pairs([w for w in words[words.index("fit") + 1 :] if w != "${args}"]):
-            self.add_file(Path(value)) if name == "config" else self.add_flag(name, value)
+        told = [*pairs([w for w in words[words.index("fit") + 1 :] if w != "${args}"])]
+        files = [value for name, value in told if name == "config"]
+        merged(self, files, [flag for flag in told if flag[0] != "config"])
         metric = Metric(**self._options(self.sweep.metric, ("metric",), Metric))
         self.metric, self.minimizes = metric.name, metric.goal == "minimize"
         if not metric.name.startswith("val/"):
@@ -136,11 +137,10 @@ class Space(Config):
             raise self._wrong(("metric", "name"), what)
         self.parameters = {k: self._parameter(k, v) for k, v in self.sweep.parameters.items()}
         mode = ("callbacks.checkpoint.mode", metric.goal[:3])
-        for name, value in [("callbacks.checkpoint.monitor", metric.name), mode, *flags]:
-            if name in self.parameters:
-                raise self._wrong(("parameters", name), " is searched: give no flag for it")
-            if name not in options(Sweep):
-                self.add_flag(name, value)
+        for name in (name for name, _ in flags if name in self.parameters):
+            raise self._wrong(("parameters", name), " is searched: give no flag for it")
+        rest = [flag for flag in flags if flag[0] not in options(Sweep)]
+        merged(self, [], [("callbacks.checkpoint.monitor", metric.name), mode, *rest])
         if self.tree["trainer"].get("devices") in (None, "auto"):
             self.tree["trainer"]["devices"] = 1
         given, key = self.sweep.early_terminate, ("early_terminate",)

@@ -131,7 +131,9 @@ class Worker:
         self.folder = root / name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.study = Study(self.space, name, sweep.storage or str(self.folder / "study.journal"))
+        self.share = min(-(-(self.study.cap or 1) // self.num_workers), MOST_COPIES)
         why = "it trains on a GPU" if self.num_gpus else next(obstacles(self.space), "")
+        why = why or "a worker has one trial" * (self.share == 1)
         if why and sweep.engine == "stacked":
             raise ValueError(f"{self.space.path}: `engine` can't be stacked: {why}")
         is_asked = sweep.engine == "trials"
@@ -158,8 +160,7 @@ class Worker:
 
     def work(self) -> None:
         """Trains trials, and prints a line for each."""
-        share = -(-(self.study.cap or 1) // self.num_workers)
-        most = min(share, MOST_COPIES) if self.engine == "stacked" else 1
+        most = self.share if self.engine == "stacked" else 1
         while trials := self.study.several(self.stop, most):
             done = threading.Event()
             threading.Thread(target=self._beat, args=(trials, done), daemon=True).start()

@@ -35,7 +35,7 @@ def start(argv: list[str]) -> None:
         ValueError: The data can't be used, or the config or the run folder is there already.
         FileNotFoundError: The data isn't there.
     """
-    name, *rest = [word for word in argv if word not in ("--look", "--no-train")] or ["--"]
+    name, *rest = [word for word in argv if word != "--look"] or ["--"]
     if name.startswith("--"):
         raise ValueError("start needs data: python -m src start DATA [--target COLUMN]")
     flags, path = [*pairs(rest)], Path(name)
@@ -46,23 +46,32 @@ def start(argv: list[str]) -> None:
     flags += [("trainer.max_epochs", own["epochs"])] if "epochs" in own else []
     stem = re.sub(r"\W+", "_", path.resolve().stem)
     out = Path(own.get("out", f"configs/{stem}.yaml"))
-    if out.exists():
-        raise ValueError(f"{out} exists: python -m src fit --config {out}, or give --out FILE")
     seen = look(path, own.get("target"))
     print("\n".join(seen[1]), flush=True)
-    config, text = Config(), written(seen, out)
+    if out.exists():
+        raise ValueError(f"{out} exists: python -m src fit --config {out}, or give --out FILE")
+    config, text, looks = Config(), written(seen, out), len(rest) + 1 < len(argv)
     config.add(text, str(out))
-    root, looks = root_of(config.tree), len(rest) + 1 < len(argv)
     flags += [("trainer.logger", "false")] if looks else []
-    with opened(root, own.get("run"), out.stem, None) as folder, quiet():
-        net = CLI("fit", merged(config, [], flags).checked(), folder, {})
+    tree = merged(config, [], flags).checked()
+    root, run = root_of(tree), own.get("run")
+    if run and (root / f"{run}-linear").exists():
+        raise ValueError(f"run folder {root / run}-linear exists: choose another --run NAME")
+    with opened(root, run, out.stem, None) as folder, quiet():
+        net = CLI("fit", tree, folder, {})
         net.datamodule.setup("fit")  # what it refuses is said before anything is written
+        if not len(net.datamodule.split.test) or tree["trainer"].get("limit_test_batches") == 0:
+            raise ValueError("there are no test rows to compare by: see `data.partition.fracs`")
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
         print(f"config: {out}, for python -m src fit --config {out}", flush=True)
         if looks:
             return
-        net.execute(None)
+        try:
+            net.execute(None)
+        except ValueError:
+            out.unlink()  # it is no config that fits
+            raise
     with opened(root, f"{folder.name}-linear", "", None) as other, quiet():
         tree = merged(Config(), [str(out)], flags + LINEAR).checked()
         linear = CLI("fit", tree, other, {})

@@ -11,8 +11,8 @@ FUNCTIONS = (
     "sin cos tan arcsin arccos arctan sinh cosh tanh exp log sqrt abs sign floor minimum maximum"
 )
 OPERATORS = {"Add": "add", "Sub": "subtract", "Mult": "multiply", "Div": "divide"}
-OPERATORS |= {"Mod": "mod", "Pow": "power", "USub": "negative"}
-NAMES = {**OPERATORS, **{name: name for name in FUNCTIONS.split()}}
+OPERATORS |= {"Mod": "mod", "Pow": "power", "USub": "negative", "UAdd": "positive"}
+CALLED = {name: name for name in FUNCTIONS.split()}
 
 
 class Function(Source):
@@ -41,6 +41,8 @@ class Function(Source):
     ) -> None:
         self.expression, self.low, self.high = expression, low, high
         self.num_rows, self.noise, self.seed = num_rows, noise, seed
+        if num_rows < 1:
+            raise ValueError(f"`data.source.num_rows` is {num_rows}, not 1 or more")
         try:
             self.tree = ast.parse(expression.strip(), mode="eval").body
             self(np.full((1, 2), low))  # what can't be read is an error at once
@@ -85,7 +87,8 @@ def evaluate(node: ast.AST, values: dict[str, Any]) -> Any:
             name, args = type(op).__name__, [a, b]
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
             pass
-    function: Any = getattr(np, NAMES.get(name, ""), None)
+    names = CALLED if isinstance(node, ast.Call) else OPERATORS
+    function: Any = getattr(np, names.get(name, ""), None)
     if function is None or len(args) != function.nin:  # one more would be written to
         what = f"`data.source.expression` has {ast.unparse(node)!r:.60}, which is not known"
         raise ValueError(f"{what}: there are x, y, pi, numbers, + - * / % ** and {FUNCTIONS}")
