@@ -21,6 +21,7 @@ from src.search.compare import COLUMNS, spread
 from src.search.study import HOST, LABELS, Study, name_of, seconds
 
 ALONE = ("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto")
+MOST_NAMED = 10  # trials in a legend
 PICTURES = "optimization_history parallel_coordinate param_importances intermediate_values"
 
 
@@ -99,5 +100,9 @@ def draw(study: Study, folder: Path) -> None:
         with suppress(ValueError, RuntimeError), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of functions that may change some day
             axes = getattr(optuna.visualization.matplotlib, f"plot_{name}")(shown)
+            if name == "intermediate_values":
+                axes.set(xlabel="epoch", ylabel=study.space.metric, title="each trial")
+                if len(shown.trials) > MOST_NAMED:
+                    axes.get_legend().remove()
             axes.figure.savefig(folder / f"{name}.png", bbox_inches="tight")
             plt.close(axes.figure)
