@@ -242,7 +242,7 @@ def test_print_config_and_help(go):
         "--data.batch_size --trainer.max_epochs --model.net.hidden_dims --data.source.path --run"
     )
     assert not [word for word in words.split() if word not in said.out]
-    assert len(said.out.splitlines()) < 400
+    assert len(said.out.splitlines()) < 450
     assert max(map(len, said.out.splitlines())) <= 100
 
 

@@ -24,7 +24,7 @@ FIT = "fit --config configs/digits_mlp.yaml --trainer.max_epochs 1"
 NETS, MODELS = "there are: MLP, ConvNet", "there are: Classifier, Regressor"
 ROOT = "there are: model, data, trainer, callbacks, seed_everything"
 DATA = "there are: source, partition, batch_size, eval_batch_size, normalize, device, predict_path"
-MLP = "there are: hidden_dims, activation, dropout, norm, categorical"
+MLP = "there are: hidden_dims, activation, dropout, norm, categorical, init"
 ADAMW = (
     "there are: lr, betas, eps, weight_decay, amsgrad, maximize, foreach, capturable, "
     "differentiable, fused"
@@ -79,7 +79,7 @@ def refused(go, tmp_path):
     "--data.batchsize 3": "`data.batchsize`: DataModule has no such option; did you mean batch_size? " + DATA,
     "--data.b 3": "`data.b`: DataModule has no such option; " + DATA,
     "--modle.net MLP": "`modle`: there is no such key; did you mean model? " + ROOT,
-    "--model.nets MLP": "`model.nets`: Classifier has no such option; did you mean net? there are: label_smoothing, class_weights, net, optimizer, scheduler, augment, compile",
+    "--model.nets MLP": "`model.nets`: Classifier has no such option; did you mean net? there are: label_smoothing, class_weights, net, optimizer, scheduler, augment, compile, init_from, freeze",
     "--model.net.hiden_dims [3]": "`model.net.hiden_dims`: MLP has no such option; did you mean hidden_dims? " + MLP,
     "--model.net.in_shape [3]": "`model.net.in_shape`: MLP has no such option; " + MLP,
     "--model.optimizer.lrr 1": "`model.optimizer.lrr`: AdamW has no such option; did you mean lr? " + ADAMW,

@@ -249,7 +249,7 @@ def test_where_the_host_hears_later_nothing_of_a_bad_step_is_left(bad, go, monke
     fused += " --data.batch_size 64"  # 20 steps an epoch
     said = go(f"{FIT} {fused} --trainer.max_epochs 2")
     assert all(saved), said.err
-    assert len(saved) >= 15, said.err
+    assert len(saved) >= 9, said.err  # it hears at each save, too
     lines = said.err.splitlines()
     first = [
         f"warning: step {n} is skipped: its loss or gradients are not finite" for n in sorted(bad)
