@@ -30,10 +30,6 @@ def variants() -> list[Answers]:
         "python": ["3.11", "3.12", "3.13", "3.14"],
         **{flag: ["no", "yes"] for flag in FLAGS},
     }
-    for flag in FLAGS:  # not yet asked of a room that is still to come
-        waits = any(rule.get("room") == f"src/{flag}" for rule in listed["rules"])
-        if waits and not (HERE.parent / "src" / flag).exists():
-            del asked[flag]
     left = {
         frozenset(((a, x), (b, y)))
         for a, b in itertools.combinations(asked, 2)
@@ -85,8 +81,7 @@ def mentions(folder: Path, answers: Answers) -> list[str]:
     tags |= {key for key in FLAGS if answers.get(key) == "yes"}
     words = ["template: (only|end)"]
     for rule in listed["rules"]:
-        waits = not (HERE.parent / rule.get("room", ".")).exists()
-        if not waits and not tags & {*rule.get("unless", ())} and "when" not in rule:
+        if not tags & {*rule.get("unless", ())} and "when" not in rule:
             words += rule.get("words", ())
     found = []
     for path in sorted(folder.rglob("*")):

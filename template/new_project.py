@@ -195,10 +195,7 @@ def make(argv: list[str]) -> None:
     root, begins = Path(given.pop("in", TEMPLATE)), given.pop("git", "yes") == "yes"
     asks = sys.stdin.isatty() and not {"--defaults", "--answers"} & {*argv}
     listed = tomllib.loads((HERE / "list.toml").read_text("utf-8"))
-    rules = [r for r in listed["rules"] if (TEMPLATE / r.get("room", ".")).exists()]
-    for rule in rules:
-        rule.setdefault("paths", [rule["room"]] if "room" in rule else [])
-    check(rules)
+    check(rules := listed["rules"])
     answers = answered(given | json.loads(given.pop("answers", "{}")), asks)
     tags, values = meant(answers, listed["examples"])
     rules = [

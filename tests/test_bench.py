@@ -15,6 +15,7 @@ def test_a_part_and_its_files(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     files = "--json", str(tmp_path / "bench.json"), "--plot", str(tmp_path / "bench.png")
     monkeypatch.setattr(sys, "argv", ["bench", "step", "--short", *files])
+    monkeypatch.setenv("WANDB_MODE", "disabled")  # it says otherwise, and later tests would hear
     bench.main()
     rows = {row["name"]: row for row in json.loads((tmp_path / "bench.json").read_text())["step"]}
     assert rows["bare loop"]["ratio"] == 1

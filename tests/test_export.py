@@ -350,7 +350,7 @@ def test_a_room_that_was_deleted_has_no_subcommands(tmp_path):
         assert said.returncode == code
         assert "export" not in said.stdout
         assert "\n  search" in said.stdout or re.fullmatch(
-            r"error: no subcommand '\w+'; there are: start, fit, .*, check, list\n", said.stderr
+            r"error: no subcommand '\w+'; there are: .*fit, .*, list\n", said.stderr
         )
 
 

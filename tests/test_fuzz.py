@@ -108,7 +108,7 @@ def test_a_random_config_trains_a_batch_or_says_in_one_line_why_not(go, tmp_path
         codes.append(said.code)
         print(round(time.perf_counter() - start, 2), said.code, said.err.strip())
     assert not bad
-    assert codes.count(0) >= 2, codes
+    assert codes.count(0) >= 2, codes  # the fewer sources there are, the fewer fit
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ def result(out):
 
 
 def ended(data, scores, weights="none"):
-    """As much of a run as `compare` looks at."""
+    """As much of a run as the comparison looks at."""
     model = SimpleNamespace(results={"test": (torch.tensor(scores), None, None)})
     model.class_weights = weights
     return SimpleNamespace(datamodule=data, model=model)
