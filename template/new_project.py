@@ -188,12 +188,24 @@ def make(argv: list[str]) -> None:
     """
     import tomllib  # not in Python 3.10
 
+    if {"-h", "--help"} & {*argv}:
+        print(
+            __doc__, *(f"--{key}  {prompt}" for key, (_, prompt) in questions().items()), sep="\n"
+        )
+        return
     words = [word for word in argv if word != "--defaults"]
     if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
         raise ValueError(f"{' '.join(words)}: write --QUESTION ANSWER; --defaults asks nothing")
     given: dict[str, Any] = {k[2:]: v for k, v in zip(words[::2], words[1::2], strict=True)}
     root, begins = Path(given.pop("in", TEMPLATE)), given.pop("git", "yes") == "yes"
-    asks = sys.stdin.isatty() and not {"--defaults", "--answers"} & {*argv}
+    asks = not {"--defaults", "--answers"} & {*argv}
+    if asks and not sys.stdin.isatty():
+        raise ValueError("there is no terminal to ask: give --defaults, and --QUESTION ANSWER")
+    if not (root / "pyproject.toml").is_file():
+        raise ValueError(f"--in {root}: that is no copy of the template")
+    state = ["git", "-C", str(root), "status", "--porcelain"]
+    if root == TEMPLATE and subprocess.run(state, capture_output=True, check=False).stdout:
+        raise ValueError("not all is committed here: commit or stash it, as files will go")
     listed = tomllib.loads((HERE / "list.toml").read_text("utf-8"))
     check(rules := listed["rules"])
     answers = answered(given | json.loads(given.pop("answers", "{}")), asks)
