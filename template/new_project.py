@@ -189,9 +189,8 @@ def make(argv: list[str]) -> None:
     import tomllib  # not in Python 3.10
 
     if {"-h", "--help"} & {*argv}:
-        print(
-            __doc__, *(f"--{key}  {prompt}" for key, (_, prompt) in questions().items()), sep="\n"
-        )
+        asked = (f"--{key}  {prompt}" for key, (_, prompt) in questions().items())
+        print(__doc__, *asked, sep="\n")
         return
     words = [word for word in argv if word != "--defaults"]
     if len(words) % 2 or not all(word.startswith("--") for word in words[::2]):
@@ -203,13 +202,14 @@ def make(argv: list[str]) -> None:
         raise ValueError("there is no terminal to ask: give --defaults, and --QUESTION ANSWER")
     if not (root / "pyproject.toml").is_file():
         raise ValueError(f"--in {root}: that is no copy of the template")
-    state = ["git", "-C", str(root), "status", "--porcelain"]
-    if root == TEMPLATE and subprocess.run(state, capture_output=True, check=False).stdout:
-        raise ValueError("not all is committed here: commit or stash it, as files will go")
     listed = tomllib.loads((HERE / "list.toml").read_text("utf-8"))
     check(rules := listed["rules"])
     answers = answered(given | json.loads(given.pop("answers", "{}")), asks)
     tags, values = meant(answers, listed["examples"])
+    state = ["git", "-C", str(root), "status", "--porcelain"]
+    has_git = root == TEMPLATE and shutil.which("git")
+    if has_git and subprocess.run(state, capture_output=True, check=False).stdout:
+        raise ValueError("not all is committed here: commit or stash it, as files will go")
     rules = [
         r for r in rules if not tags & {*r.get("unless", ())} and tags & {*r.get("when", tags)}
     ]

@@ -263,6 +263,27 @@ def test_a_list_that_no_longer_fits_is_one_line_and_changes_nothing(
     assert files(folder) == before
 
 
+def test_it_asks_where_it_can_and_touches_nothing_that_is_not_committed(template, tmp_path):
+    shutil.copytree(template, folder := tmp_path / "t")
+    (folder / "mine.txt").write_text("not yet committed")
+    before = files(folder)
+    for words, line in {
+        "--defaults": "not all is committed here",
+        "--kind images": "there is no terminal to ask",
+        "--defaults --in /nope": "--in /nope: that is no copy",
+        "--kind tabel --defaults": "kind is 'tabel': give one of table, images",
+    }.items():
+        git = folder / ".git"
+        if "tabel" in words:
+            (folder / "mine.txt").unlink()
+            before = files(folder)
+        said = python("template/new_project.py", *words.split(), cwd=folder, code=2)
+        assert said.startswith(f"error: {line}"), said
+        assert git.exists()
+    assert files(folder) == before
+    assert "--lessons  " in python("template/new_project.py", "--help", cwd=folder)
+
+
 PYTHON = """import a
 from b import c, d
 
