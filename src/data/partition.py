@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from src.data.content import blocks, fingerprint, hash_names, hash_rows, uniform
+from src.data.content import blocks, fingerprints, hash_names, hash_rows, uniform
 from src.data.rows import FREE, SPLITS, Rows
 
 __all__ = ["KFold", "Stratified"]
@@ -97,9 +97,10 @@ class Partition:
         index = {name: np.flatnonzero(where == split) for split, name in enumerate(SPLITS)}
         if not len(index["train"]):
             raise ValueError(f"train has none of the {len(rows)} rows: change `data.partition`")
+        whole, *evaluated = fingerprints(ids, rows.y, where == VAL, where == TEST)
         report = {
-            "fingerprint": fingerprint(ids, rows.y),
-            "evaluated": {k: fingerprint(ids[index[k]], rows.y[index[k]]) for k in SPLITS[1:]},
+            "fingerprint": whole,
+            "evaluated": dict(zip(SPLITS[1:], evaluated, strict=True)),
             "counts": {name: len(i) for name, i in index.items()},
             "class_counts": {name: _count_classes(rows, i) for name, i in index.items()},
             "dropped": int((where == FREE).sum()),
