@@ -1,7 +1,6 @@
 """The lessons: a function as a source, pulses that add up to it, and what each lesson finds."""
 
 import csv
-import os
 import re
 
 import numpy as np
@@ -120,18 +119,17 @@ def test_an_init_that_the_net_cannot_have(options):
     assert "`model.net.init`" in refused(lambda: MLP(**{**net, **options}))
 
 
+def fits_here(jobs):
+    """`fits` in this process, one after the other, which spares the start of others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("FULGURITE_RUN_DIR")
+        return [run("fit", ["--trainer.logger", "[MetricsCsv]", *job]) for job in jobs]
+
+
 @pytest.fixture
 def lesson(go, monkeypatch):
-    """Runs a lesson whose own fits are in this process, one after the other."""
-
-    def fits(jobs):
-        own = os.environ.pop("FULGURITE_RUN_DIR")
-        try:
-            return [run("fit", ["--trainer.logger", "[MetricsCsv]", *job]) for job in jobs]
-        finally:
-            os.environ["FULGURITE_RUN_DIR"] = own
-
-    monkeypatch.setattr("src.lessons.again.fits", fits)
+    """Runs a lesson whose own fits are in this process."""
+    monkeypatch.setattr("src.lessons.again.fits", fits_here)
 
     def learnt(name, *words):
         said = go(f"fit --config configs/lessons/{name}.yaml", *words)

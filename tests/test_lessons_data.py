@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.nn.functional import mse_loss
 
-from src.cli import run
 from src.data.partition import Stratified
 from src.data.rows import Rows
 from src.data.sources import Arrays, Digits
@@ -15,6 +14,7 @@ from src.lessons import TwoScales
 from src.lessons.leaks import LEAKS, recorded
 from src.lessons.normalization import RATES, Bowl
 from tests.conftest import refused
+from tests.test_lessons import fits_here
 
 
 def table() -> tuple[np.ndarray, np.ndarray]:
@@ -59,14 +59,8 @@ def test_no_other_rate_gets_there_sooner(how):
 
 @pytest.fixture
 def here(monkeypatch):
-    """Runs what a lesson compares in this process, which spares the start of others."""
-
-    def fits(jobs):
-        with monkeypatch.context() as patch:
-            patch.delenv("FULGURITE_RUN_DIR")
-            return [run("fit", ["--trainer.logger", "[MetricsCsv]", *job]) for job in jobs]
-
-    monkeypatch.setattr("src.lessons.again.fits", fits)
+    """Runs what a lesson compares in this process."""
+    monkeypatch.setattr("src.lessons.again.fits", fits_here)
 
 
 def found(said) -> dict[str, float]:

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback
 
 from src.lessons.again import again
 from src.lessons.figure import figure
+from src.lessons.lesson import Lesson
 from src.nets import MLP
 
 STILL = {"model.optimizer.lr": 0.0, "trainer.max_epochs": 1}
@@ -20,7 +20,7 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {  # activation, init, chang
 }
 
 
-class Approximation(Callback):
+class Approximation(Lesson):
     """Draws pulses that add up to a `Function` of x, and the largest error against the width.
 
     Args:
@@ -32,9 +32,7 @@ class Approximation(Callback):
     def __init__(self, widths: list[int], seeds: int = 3, num_pulses: int = 8) -> None:
         self.widths, self.seeds, self.num_pulses = widths, seeds, num_pulses
 
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:
-            return
+    def teach(self, trainer: Any, pl_module: Any) -> None:
         names = "model.net.activation", "model.net.init", "model.net.hidden_dims"
         found = again(trainer, self, {
             f"{kind}-{width}": {**dict(zip(names, (*net, [width]), strict=True)), **changes}

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback
 
 from src.lessons.again import again
 from src.lessons.figure import COLORS, figure
+from src.lessons.lesson import Lesson
 from src.nets import MLP
 
 
-class Depth(Callback):
+class Depth(Lesson):
     """Draws the error of nets of one size but other depths, on a `Function` of ever more folds.
 
     Args:
@@ -24,9 +24,7 @@ class Depth(Callback):
     def __init__(self, nets: list[list[int]], folds: list[int], seeds: int = 5) -> None:
         self.nets, self.folds, self.seeds = nets, folds, seeds
 
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:
-            return
+    def teach(self, trainer: Any, pl_module: Any) -> None:
         names = {(len(net), fold): f"{len(net)}-{fold}" for net in self.nets for fold in self.folds}
         found = again(trainer, self, {
             names[len(net), fold]: {"model.net.hidden_dims": net, "data.source.high": fold}

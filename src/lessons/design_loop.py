@@ -4,16 +4,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lightning.pytorch import Callback
-
 from src.callbacks.report import read_history
 from src.lessons.again import again
 from src.lessons.figure import figure
+from src.lessons.lesson import Lesson
 
 RESULTS = ("first", "chosen", "test")
 
 
-class DesignLoop(Callback):
+class DesignLoop(Lesson):
     """Designs an MLP in three rounds, by validation rows, and tests what it has chosen once.
 
     A round tries each value of one option, beside the best of the others so far; at first these are
@@ -33,9 +32,7 @@ class DesignLoop(Callback):
         self.options: Any = {"layers": layers, "units": units, "activations": activations}
         self.seeds = seeds
 
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:
-            return
+    def teach(self, trainer: Any, pl_module: Any) -> None:
         metric, mode = trainer.checkpoint_callback.monitor, trainer.checkpoint_callback.mode
         best, runs = {"min": min, "max": max}[mode], Path(trainer.default_root_dir, "runs")
         seen: dict[str, list[float]] = {}

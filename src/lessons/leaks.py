@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback
 
 from src.callbacks.report import read_history
 from src.data.statistics import fit
 from src.lessons.again import again
 from src.lessons.figure import dots, figure
+from src.lessons.lesson import Lesson
 from src.nets.normalize import Normalize
 
 LEAKS = {  # label; recordings of each row, and their noise in standard deviations of all values
@@ -30,7 +30,7 @@ HOW: dict[str, dict[str, Any]] = {  # options of the runs that leak
 }
 
 
-class Leaks(Callback):
+class Leaks(Lesson):
     """Measures nets on rows that have leaked and on new ones, and again without the leak.
 
     Half of the recordings at hand train, the others measure, and all other rows of the run's source
@@ -44,9 +44,7 @@ class Leaks(Callback):
     def __init__(self, num_rows: int = 400, seeds: int = 10) -> None:
         self.num_rows, self.seeds = num_rows, seeds
 
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:
-            return
+    def teach(self, trainer: Any, pl_module: Any) -> None:
         folder, data = Path(trainer.default_root_dir), trainer.datamodule
         (folder / "rows").mkdir(exist_ok=True)
         changes, gaps = {}, []

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback
 from src.data.rows import Rows, Signature, Source
 from src.lessons.again import again
 from src.lessons.figure import dots, figure
+from src.lessons.lesson import Lesson
 
 NUM_ROWS, NUM_DRAWN = 1000, 40
 # The best learning rates, times the greatest curvature of the cost: from 2 on they diverge.
@@ -96,7 +97,7 @@ class Bowl:
         ax.set(xlabel="weight of x1 (std of y per unit)", ylabel="weight of x2 (std of y per unit)")
 
 
-class Normalization(Callback):
+class Normalization(Lesson):
     """Descends on raw and on normalized rows, each at its best rate, and scales drifted rows.
 
     For rows of `TwoScales`, a net without hidden layers, and `Descent` beside it.
@@ -109,9 +110,7 @@ class Normalization(Callback):
     def __init__(self, until: float = 0.2, seeds: int = 5) -> None:
         self.until, self.seeds = until, seeds
 
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:
-            return
+    def teach(self, trainer: Any, pl_module: Any) -> None:
         data, runs = trainer.datamodule, Path(trainer.default_root_dir) / "runs"
         x, y = data.rows.x[data.split.train], data.rows.y[data.split.train, 0]
         scales = x.mean(0), x.std(0), y.mean(), y.std()

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch import Callback
 
 from src.lessons.again import again
 from src.lessons.figure import figure
+from src.lessons.lesson import Lesson
 
 
-class Transfer(Callback):
+class Transfer(Lesson):
     """Trains on another task from scratch and from the weights of this run, with few rows and many.
 
     Each seed has other rows, and the fewer of them are among the more.
@@ -25,9 +25,7 @@ class Transfer(Callback):
     def __init__(self, task: dict[str, Any], fracs: tuple[float, ...], seeds: int = 5) -> None:
         self.task, self.fracs, self.seeds = task, fracs, seeds
 
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:
-            return
+    def teach(self, trainer: Any, pl_module: Any) -> None:
         folder, first = Path(trainer.default_root_dir), trainer.datamodule.seed
         weights: dict[str, Any] = {"model.init_from": str(folder / "checkpoints" / "last.ckpt")}
         frozen = {**weights, "model.freeze": ["stages"]}
