@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -17,8 +17,11 @@ from unittest.mock import patch
 from src.errors import BAD_NUMBERS, INTERRUPTED, explain
 from src.startup import import_lightning
 
-# What a run or its launcher tells its processes.
-OURS = ("FULGURITE_RUN", "SLURM_", "TORCHELASTIC_", "LOCAL_", "NODE_", "GROUP_", "RANK", "WORLD_")
+# What a launcher tells each of its processes.
+RANKS = (
+    *("SLURM_", "TORCHELASTIC_", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK"),
+    *("GROUP_RANK", "GROUP_WORLD_SIZE", "WORLD_SIZE"),
+)
 LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds in how many
 
 
@@ -36,11 +39,13 @@ def fits(jobs: Sequence[Sequence[str]]) -> list[dict[str, float]]:
     """
     import torch
 
+    from src.run_folder import RUN_DIR
+
     num = min(torch.cuda.device_count() or num_cores(), len(jobs))
     context = multiprocessing.get_context("spawn")
     with patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):
-        for name in [name for name in os.environ if name.startswith(OURS)]:
-            del os.environ[name]
+        leave_launcher()
+        os.environ.pop(RUN_DIR, None)  # of the run that asks
         try:
             with ProcessPoolExecutor(num, context, _begin, (context.Value("i"),)) as pool:
                 try:
@@ -65,9 +70,8 @@ def _begin(count: Any) -> None:
     import torch
 
     if num := torch.cuda.device_count():
-        there = os.environ.get("CUDA_VISIBLE_DEVICES", "") or ",".join(map(str, range(num)))
         with count.get_lock():
-            os.environ["CUDA_VISIBLE_DEVICES"] = there.split(",")[count.value % num]
+            take_gpus([count.value], num)
             count.value += 1
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
@@ -89,6 +93,18 @@ def _fit(words: Sequence[str]) -> tuple[dict[str, float], str, int]:
         os._exit(INTERRUPTED)
     except (Exception, SystemExit) as error:
         return {}, *explain(error)
+
+
+def leave_launcher() -> None:
+    """Forgets what a launcher has told this process: what it starts is no rank of that."""
+    for name in [name for name in os.environ if name.startswith(RANKS)]:
+        del os.environ[name]
+
+
+def take_gpus(own: Iterable[int], num: int) -> None:
+    """Leaves only some of `num` GPUs to this process, which has used none yet; they go round."""
+    there = os.environ.get("CUDA_VISIBLE_DEVICES", "") or ",".join(map(str, range(num)))
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(there.split(",")[i % num] for i in own)
 
 
 def num_cores() -> int:

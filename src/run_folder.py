@@ -87,8 +87,7 @@ def _choose(
     job, is_torchrun = os.environ.get("SLURM_JOB_ID"), "TORCHELASTIC_RUN_ID" in os.environ
     if run is not None:
         folder = root / run
-        if Path(run).name != run or run in ("", "..", "wandb"):
-            raise ValueError(f"--run {run!r} is not the name of a folder below {root}/")
+        check_name(run, f"{root}/", "wandb")
         same = checkpoint and checkpoint.resolve().parent.parent == folder.resolve()
         if not (same or resumes or job or is_torchrun) and (folder / "config.yaml").exists():
             raise ValueError(
@@ -106,6 +105,12 @@ def _choose(
     while folder.exists():  # another run of this second
         folder = folder.with_name(f"{folder.name}-2")
     return folder
+
+
+def check_name(run: str, below: str, *others: str) -> None:
+    """Raises a ValueError if `--run` is no name of a folder of its own, or that of others."""
+    if Path(run).name != run or run in ("", "..", *others):
+        raise ValueError(f"--run {run!r} is not the name of a folder below {below}")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

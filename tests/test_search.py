@@ -319,6 +319,11 @@ def never(trials):
     return ""
 
 
+def taken(study):
+    """The next trial for a worker; none at the end."""
+    return next(iter(study.several(never, 1)), None)
+
+
 def told(study, trial, value):
     chosen = study.space.suggest(trial)
     trial.set_user_attr("chosen", chosen)
@@ -331,10 +336,10 @@ def told(study, trial, value):
 def test_two_workers_share_a_grid(study, storage):
     one, two = study(GRID, storage), study(GRID, storage)
     seen = []
-    while trial := one.next(never):
-        other = two.next(never)
+    while trial := taken(one):
+        other = taken(two)
         seen += [told(two, other, 1.0), told(one, trial, 1.0)]
-    assert two.next(never) is None
+    assert taken(two) is None
     assert sorted(map(str, seen)) == sorted(map(str, one.points))
     assert len(one.trials()) == 4
 
@@ -346,11 +351,11 @@ def killed(study, trial):
 
 def test_the_trial_of_a_killed_worker_is_gone_on_with(study):
     one, two = study(RANDOM), study(RANDOM)
-    trial = one.next(never)
+    trial = taken(one)
     chosen = one.space.suggest(trial)
     assert not one.is_pruned(trial.number, 1, 0.5)
     killed(one, trial)
-    again = two.next(never)
+    again = taken(two)
     assert again.number != trial.number
     assert point(two.get(again.number)) == 0
     assert two.space.suggest(again) == chosen
@@ -363,7 +368,7 @@ def test_the_trial_of_a_killed_worker_is_gone_on_with(study):
 
 def test_a_lease_expires_only_without_a_sign_of_life(study, monkeypatch):
     one, two = study(RANDOM), study(RANDOM)
-    trial = one.next(never)
+    trial = taken(one)
     one.set(trial.number, "owner", "elsewhere:1")
     clock = [0.0]
     monkeypatch.setattr(studies.time, "monotonic", lambda: clock[0])
@@ -375,18 +380,18 @@ def test_a_lease_expires_only_without_a_sign_of_life(study, monkeypatch):
     clock[0] += studies.LEASE_S
     two._bury()
     assert two.study.get_trials(states=(TrialState.RUNNING,)) == []
-    assert point(two.get(two.next(never).number)) == 0
+    assert point(two.get(taken(two).number)) == 0
 
 
 @pytest.mark.parametrize("text", [GRID, RANDOM])
 def test_draws_do_not_depend_on_who_asks_and_who_was_killed(study, text):
     alone, others = study(text, "a"), [study(text, "b") for _ in range(3)]
     expected = []
-    while trial := alone.next(never):
+    while trial := taken(alone):
         expected.append(told(alone, trial, 1.0))
     for i in range(40):
         worker = others[i % 3]
-        trial = worker.next(never)
+        trial = taken(worker)
         if trial is None:
             break
         if i % 4 == 1:
@@ -403,11 +408,11 @@ def test_no_point_is_trained_twice(study, monkeypatch):
     one, two = study(RANDOM), study(RANDOM)
     stale = [two.trials()]
     monkeypatch.setattr(two, "trials", lambda: stale.pop() if stale else Study.trials(two))
-    first, second = one.next(never), two.next(never)
+    first, second = taken(one), taken(two)
     assert [point(s.get(t.number)) for s, t in ((one, first), (two, second))] == [0, 1]
     for trial in (first, second):
         told(one, trial, 1.0)
-    while trial := two.next(never):
+    while trial := taken(two):
         told(two, trial, 1.0)
     assert [point(t) for t in one.trials()] == [0, 1, 2, 3, 4, 5]
     assert all(t.state.is_finished() for t in one.trials())
@@ -427,7 +432,7 @@ def test_halving_is_that_of_optuna(study, goal, sign):
     generator = torch.Generator().manual_seed(0)
     ends = []
     for _ in range(40):
-        trial, twin = own.next(never), theirs.ask()
+        trial, twin = taken(own), theirs.ask()
         start = torch.rand(1, generator=generator).item()
         for epoch in range(1, 20):
             value = sign * (start + 1 / epoch)
@@ -455,25 +460,25 @@ def test_another_search_of_that_name_is_refused(study):
 def test_a_point_that_kills_each_worker_fails_and_stops_of_ours_do_not_count(study):
     one = study(RANDOM)
     for i in range(3):
-        one.give_up(one.next(never).number, "paused")
+        one.give_up(taken(one).number, "paused")
         assert one.get(i).user_attrs["deaths"] == 0
     for i in range(3):
-        trial = one.next(never)
+        trial = taken(one)
         assert trial.user_attrs["deaths"] == i
         killed(one, trial)
-    trial = one.next(never)
+    trial = taken(one)
     one.is_pruned(trial.number, 1, 0.5)  # it got on
     killed(one, trial)
-    assert one.next(never).user_attrs["deaths"] == 0
+    assert taken(one).user_attrs["deaths"] == 0
 
 
 def test_half_a_line_in_the_journal_does_no_harm(study, tmp_path):
     one = study(RANDOM)
-    told(one, one.next(never), 0.5)
+    told(one, taken(one), 0.5)
     with (tmp_path / "journal").open("ab") as file:
         file.write(b'{"op_code":4,"worker')
     two = study(RANDOM)
-    told(two, two.next(never), 0.25)
+    told(two, taken(two), 0.25)
     assert [trial.value for trial in study(RANDOM).trials()] == [0.5, 0.25]
 
 
@@ -889,3 +894,9 @@ def test_compare_and_help_import_nothing_heavy(tmp_path):
         heavy = {"torch", "lightning", "numpy", "optuna", "jsonargparse", "matplotlib"}
         assert not imported & heavy
         assert run.stdout
+
+
+def test_a_search_stays_in_a_folder_of_its_own(search):
+    said = search(GRID, "--run", "..")
+    assert said.code == 2
+    assert said.err.startswith("error: --run '..' is not the name of a folder below ")

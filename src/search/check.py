@@ -19,7 +19,7 @@ from src.cli import merged, pairs
 from src.config import Config, Tree
 from src.errors import WORSE, hint
 from src.many import fits
-from src.run_folder import root_of
+from src.run_folder import check_name, root_of
 from src.search.compare import SAME, flat, over_seeds, read_run, read_table, table
 
 OWN = {"baseline": "", "seeds": "5", "metric": "", "demand": "", "run": ""}
@@ -57,10 +57,10 @@ def check(argv: list[str]) -> None:
     if budgets[0] != budgets[1]:
         what = f"the baseline is trained for {budgets[0]}, the change for {budgets[1]}"
         raise ValueError(f"{what}: give --trainer.max_epochs N, say, which is for both")
-    if (run := own["run"]) and Path(run).name != run:
-        raise ValueError(f"--run {run!r} is not the name of a folder below runs/check/")
     name = base.parent.name if base.name == "config.yaml" else Path(files[0]).stem
-    folder = root_of(trees[1]) / "check" / (run or name)
+    if own["run"]:
+        check_name(own["run"], "runs/check/")
+    folder = root_of(trees[1]) / "check" / (own["run"] or name)
     seeds = range(first := trees[1]["seed_everything"], first + num)
     print(f"{folder}: {num} seeds, each trained for {budgets[0]}", flush=True)
     marks = dict(zip(sides, map(digest, trees), strict=True))

@@ -15,12 +15,12 @@ from unittest.mock import patch
 from lightning.pytorch.utilities import rank_zero_only
 
 from src.errors import INTERRUPTED, report
+from src.many import leave_launcher, take_gpus
 from src.search.compare import read_search, table
 from src.search.results import draw, save, test_best
 from src.search.study import hidden
 from src.search.worker import Worker
 
-RANKS = ("SLURM_", "TORCHELASTIC_", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE")
 SHOWN = 20  # trials in the table
 
 
@@ -34,8 +34,7 @@ def search(argv: list[str]) -> None:
     """
     is_rank = "LOCAL_RANK" in os.environ and "--one" in argv
     if not is_rank:  # each node searches by itself
-        for name in [name for name in os.environ if name.startswith(RANKS)]:
-            del os.environ[name]
+        leave_launcher()
         vars(rank_zero_only)["rank"] = 0
     worker = Worker(argv, time.time(), is_child="--one" in argv and not is_rank)
     os.environ.setdefault("WANDB_RUN_GROUP", worker.folder.name)
@@ -110,9 +109,7 @@ def child(argv: list[str], started: float, index: int) -> None:
     try:
         worker = Worker(argv, started, is_child=True)
         if num := worker.num_gpus:
-            there = os.environ.get("CUDA_VISIBLE_DEVICES", "") or ",".join(map(str, range(num)))
-            own = range(index * worker.devices, (index + 1) * worker.devices)
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(there.split(",")[i % num] for i in own)
+            take_gpus(range(index * worker.devices, (index + 1) * worker.devices), num)
         worker.work()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -219,21 +219,22 @@ class Space(Config):
             chosen, rest = dict(zip(self.choices, classes, strict=True)), self.rest(classes)
             last = chosen | {key: self.parameters[key].texts[-1] for key in rest}
             chosen |= {key: self.parameters[key].texts[0] for key in rest}
-            tree = self.config(chosen).checked()
-            logged.append(refusal(tree)[1])
-            trees = {(key, chosen[key]): tree for key in rest if key in untried}
+            first, names = refusal(self.config(chosen).checked())
+            logged.append(names)
+            reasons = {(key, chosen[key]): first for key in rest if key in untried}
             for key in rest:
                 for text in untried.pop(key, [])[1:]:
-                    trees[key, text] = self.config(chosen | {key: text}).checked()
-            refused = [at for at, tree in trees.items() if refusal(tree)[0]]
-            for key, text in refused if len(refused) < len(trees) else ():
+                    tree = self.config(chosen | {key: text}).checked()
+                    reasons[key, text] = refusal(tree)[0]
+            refused = [at for at, reason in reasons.items() if reason]
+            for key, text in refused if len(refused) < len(reasons) else ():
                 if why := refusal(self.config(last | {key: text}).checked())[0]:
                     raise ValueError(f"{self.marks['parameters', key]}{why}")
         for key, texts in untried.items():
             self.config(chosen | {key: texts[0]}).checked()  # says what there is instead
             raise self._wrong(("parameters", key), f" goes with none of {', '.join(self.choices)}")
-        if all(logged) and self.metric not in (names := dict.fromkeys(chain(*logged))):
-            what = f": no {self.metric} is logged{hint(self.metric, names)}"
+        if all(logged) and self.metric not in (known := dict.fromkeys(chain(*logged))):
+            what = f": no {self.metric} is logged{hint(self.metric, known)}"
             raise self._wrong(("metric", "name"), what)
 
 

@@ -89,10 +89,6 @@ class Study:
         there = self.study.get_trials(deepcopy=False)
         return [trial for trial in there if "point" in trial.user_attrs]
 
-    def next(self, stop: Callable[[list[FrozenTrial]], str]) -> optuna.Trial | None:
-        """The next trial for this worker, as `several` gives it."""
-        return next(iter(self.several(stop, 1)), None)
-
     def several(self, stop: Callable[[list[FrozenTrial]], str], most: int) -> list[optuna.Trial]:
         """The next trials for this worker, none at the end; waits where only others have some.
 

@@ -117,8 +117,7 @@ class Worker:
         sweep, trainer = self.space.sweep, self.space.tree["trainer"]
         root = Path(trainer["default_root_dir"], "search")
         name = own.get("run", self.space.path.stem)
-        if Path(name).name != name:
-            raise ValueError(f"--run {name!r} is not the name of a folder below {root}/")
+        run_folder.check_name(name, f"{root}/")
         self.argv, self.started, self.one = argv, started, own.get("one")
         self.parent = os.getppid() if is_child else 0
         self.deadline = started + 60 * (sweep.minutes or math.inf)
