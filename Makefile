@@ -39,7 +39,7 @@ train: $(VENV)/.core
 	@echo "      $(PY) -m src test --ckpt_path $$(ls -t runs/*/checkpoints/best.ckpt | head -n 1)"
 
 test: $(VENV)/.dev
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check

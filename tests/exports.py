@@ -20,6 +20,7 @@ RUNS = {
     "colours": "--config configs/own_images.yaml --data.source.path {root}/colours "
     "--data.source.resize 12 --config configs/callbacks/ema.yaml --model.net.channels_last true",
 }
+SOME = next(iter(RUNS))  # for tests of any rows
 
 
 @cache

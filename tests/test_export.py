@@ -24,7 +24,7 @@ from src.deploy.trained import Trained
 from src.models.regressor import Regressor
 from src.run_folder import read_checkpoint
 from tests.conftest import ROOT, refused
-from tests.exports import export, run
+from tests.exports import SOME, export, run
 
 
 @pytest.fixture(autouse=True)
@@ -167,10 +167,10 @@ def wrong_outputs(self, x, run=Trained.run):
 )
 def test_failed_proof_writes_nothing(go, tmp_path, monkeypatch, name, lie, line):
     monkeypatch.setattr(Trained, name, lie)
-    shutil.copytree(export("kind"), tmp_path / "old")
+    shutil.copytree(export(SOME), tmp_path / "old")
     for out in ("new", "old"):
         before = snapshot(tmp_path / out)
-        said = go(f"export --ckpt_path {run('kind')} --opset 13 --out {tmp_path}/{out}")
+        said = go(f"export --ckpt_path {run(SOME)} --opset 13 --out {tmp_path}/{out}")
         assert said.code == 2
         assert re.fullmatch(f"error: .*{line}.*\n", said.err), said.err
         assert snapshot(tmp_path / out) == before
@@ -178,7 +178,7 @@ def test_failed_proof_writes_nothing(go, tmp_path, monkeypatch, name, lie, line)
 
 def test_a_graph_that_the_exporter_cannot_write(go, tmp_path, monkeypatch):
     monkeypatch.setattr(trained.Raw, "forward", lambda self, x: (torch.linalg.svdvals(x),))
-    said = go(f"export --ckpt_path {run('kind')} --opset 12 --out {tmp_path}/out")
+    said = go(f"export --ckpt_path {run(SOME)} --opset 12 --out {tmp_path}/out")
     assert said.code == 2
     assert said.err.startswith("error: this model can't be written at opset 12: ")
     assert said.err.count("\n") == 1
@@ -333,7 +333,7 @@ def test_safetensors_are_the_weights(go, tmp_path):
     }.items(),
 )
 def test_wrong_words(go, words, line):
-    said = go(f"export {words}".replace("{run}", str(run("kind"))))
+    said = go(f"export {words}".replace("{run}", str(run(SOME))))
     assert said.code == 2
     expected = re.escape(f"error: {line}\n".replace("{newest}", str(proof.NEWEST)))
     assert re.fullmatch(expected.replace(r"\.\*", ".*"), said.err), said.err

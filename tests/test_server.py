@@ -32,7 +32,7 @@ from src.deploy.rows import Reader
 from src.deploy.served import Served
 from src.deploy.trained import as_json
 from tests.conftest import ROOT, refused
-from tests.exports import export, root, run
+from tests.exports import SOME, export, root, run
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="serve needs Linux or macOS")
 EXAMPLE = {"size": 90.5, "state": "new", "rooms": 2, "town": "a"}
@@ -76,6 +76,11 @@ def png(pixels):
 
 def row(**changes):
     return {"rows": [EXAMPLE | changes]}
+
+
+def some_rows():
+    """Of whatever kind this project has."""
+    return shared(SOME).served.example
 
 
 def rows_text(text):
@@ -379,27 +384,27 @@ def test_a_page_of_the_internet_gets_nothing(host, code):
     """Its name may lead to this machine (DNS rebinding), and its requests then come from here."""
     counts = np.zeros((server.NUM_SLOTS, server.SLOT_BYTES // 8))
     for token, expected in (("", code), ("s3cret", 200)):
-        local = Door(Served(export("kind")), counts, 3, token, is_local=True)
+        local = Door(Served(export(SOME)), counts, 3, token, is_local=True)
         headers = {"authorization": "Bearer s3cret", "host": host}
-        [page, said] = ask(local, ("GET", "/", {"headers": headers}), post(row(), **headers))
+        [page, said] = ask(local, ("GET", "/", {"headers": headers}), post(some_rows(), **headers))
         assert page.status_code == said.status_code == expected
     if code == 400:
-        local = Door(Served(export("kind")), counts, 3, "", is_local=True)
+        local = Door(Served(export(SOME)), counts, 3, "", is_local=True)
         [said] = ask(local, ("GET", "/", {"headers": {"host": host}}))
         assert said.json() == {"error": f'Host is "{host}", not localhost: others need a token'}
 
 
 def test_a_flipped_bit_is_found(tmp_path):
     folder = tmp_path / "x"
-    shutil.copytree(export("kind"), folder)
+    shutil.copytree(export(SOME), folder)
     rng = np.random.default_rng(0)
     for name in ["model.onnx"] * 300 + ["signature.json", "card.md"]:
-        content = bytearray((export("kind") / name).read_bytes())
+        content = bytearray((export(SOME) / name).read_bytes())
         content[rng.integers(len(content))] ^= 1 << rng.integers(8)
         (folder / name).write_bytes(content)
         line = refused(lambda: server.verified(folder))
         assert line == f"{folder / name} is not as it was exported: export it again"
-        shutil.copy(export("kind") / name, folder)
+        shutil.copy(export(SOME) / name, folder)
     server.verified(folder)
 
 
@@ -430,7 +435,7 @@ def live(monkeypatch):
 
 def test_slow_clients_are_sent_away(live, monkeypatch):
     monkeypatch.setattr(app, "SLOW_S", 0.3)
-    port, _ = live("kind")
+    port, _ = live(SOME)
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     for begun in (b"", head):  # headers that don't come
         with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
@@ -442,7 +447,7 @@ def test_slow_clients_are_sent_away(live, monkeypatch):
         assert answer.startswith(b"HTTP/1.1 408")
         assert b'{"error":"no body within 0.3 s"}' in answer
         assert slow.recv(100) == b""
-    body = json.dumps(row()).encode()
+    body = json.dumps(some_rows()).encode()
     with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:  # one connection, and pauses
         for _ in range(2):
             said = client.post(
@@ -455,8 +460,8 @@ def test_slow_clients_are_sent_away(live, monkeypatch):
 @pytest.mark.parametrize("asks_more", [False, True])
 def test_who_does_not_read_is_sent_away(live, monkeypatch, asks_more):
     monkeypatch.setattr(app, "SLOW_S", 0.3)
-    port, _ = live("kind")
-    body = json.dumps({"rows": [EXAMPLE] * 1024}).encode()
+    port, _ = live(SOME)
+    body = json.dumps({"rows": some_rows()["rows"] * 1024}).encode()
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     head += b"Content-Length: %d\r\n\r\n" % len(body)
     with socket.socket() as slow:
@@ -489,7 +494,7 @@ CHUNKED = b"POST /predict HTTP/1.1\r\nContent-Type: application/json\r\nTransfer
     ],
 )
 def test_what_does_not_end_is_cut_off(live, begun, more):
-    port, _ = live("kind")
+    port, _ = live(SOME)
     with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
         client.sendall(begun)
         for i in range(200):
@@ -504,8 +509,8 @@ def test_what_does_not_end_is_cut_off(live, begun, more):
 
 
 def test_a_worker_that_leaves_answers_who_is_there(live):
-    port, line = live("kind")
-    body = json.dumps(row()).encode()
+    port, line = live(SOME)
+    body = json.dumps(some_rows()).encode()
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     head += b"Content-Length: %d\r\n\r\n" % len(body)
     with (
@@ -560,7 +565,7 @@ def until(check, seconds=60):
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_a_new_export_a_signal_and_a_death_lose_no_request(tmp_path):
     folder = tmp_path / "x"
-    shutil.copytree(export("kind"), folder)
+    shutil.copytree(export(SOME), folder)
     lost, versions, stop = [], set(), threading.Event()
     with Process(folder, "--workers", "2") as serving:
         assert serving.first == f"serving {folder} at {serving.url}"
@@ -574,7 +579,7 @@ def test_a_new_export_a_signal_and_a_death_lose_no_request(tmp_path):
                     if not keeps:
                         client.close()
                         client = httpx.Client(base_url=serving.url, timeout=30)
-                    said = client.post("/predict", json=row())
+                    said = client.post("/predict", json=some_rows())
                     assert said.status_code == 200
                     versions.add(said.json()["model"])
                 except Exception as error:
@@ -590,7 +595,7 @@ def test_a_new_export_a_signal_and_a_death_lose_no_request(tmp_path):
             serving.process.send_signal(signal.SIGHUP)
             until(lambda: len(serving.children()) == 2 and not before & {*serving.children()})
             assert len(versions) == 1
-            words = ["--ckpt_path", str(run("kind")), "--opset", "16", "--out", str(folder)]
+            words = ["--ckpt_path", str(run(SOME)), "--opset", "16", "--out", str(folder)]
             assert cli(["export", *words]) == 0
             until(lambda: len(versions) == 2)
             (folder / "model.onnx").write_bytes(b"damaged")
@@ -600,7 +605,7 @@ def test_a_new_export_a_signal_and_a_death_lose_no_request(tmp_path):
             until(lambda: len(serving.children()) == 2)
             killed = serving.children()[0]
             shutil.rmtree(folder)
-            shutil.copytree(export("kind"), folder)
+            shutil.copytree(export(SOME), folder)
             until(lambda: killed not in serving.children())
         finally:
             stop.set()
@@ -641,7 +646,7 @@ def test_wrong_words(go, tmp_path, words, line):
     (safe / "SHA256SUMS").touch()
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = str(other.getsockname()[1])
-        places = {"{x}": export("kind"), "{run}": run, "{safe}": safe, "{taken}": taken}
+        places = {"{x}": export(SOME), "{run}": run, "{safe}": safe, "{taken}": taken}
         for key, value in places.items():
             words, line = words.replace(key, str(value)), line.replace(key, str(value))
         said = go(f"serve {words}")
@@ -649,7 +654,7 @@ def test_wrong_words(go, tmp_path, words, line):
 
 
 def test_its_end_starts_no_worker(tmp_path):
-    shutil.copytree(export("kind"), tmp_path / "x")
+    shutil.copytree(export(SOME), tmp_path / "x")
     with Process(tmp_path / "x") as serving:
         shutil.rmtree(tmp_path / "x")
     assert (serving.process.returncode, serving.rest) == (0, "")
@@ -657,7 +662,7 @@ def test_its_end_starts_no_worker(tmp_path):
 
 def test_a_worker_that_cannot_start_ends_it(go, tmp_path):
     folder = tmp_path / "x"
-    shutil.copytree(export("kind"), folder)
+    shutil.copytree(export(SOME), folder)
     (folder / "model.onnx").write_bytes(b"no ONNX")
     sums = (folder / "SHA256SUMS").read_text().splitlines()[1:]
     digest = hashlib.sha256(b"no ONNX").hexdigest()

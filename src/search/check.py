@@ -20,7 +20,7 @@ from src.config import Config, Tree
 from src.errors import WORSE, hint
 from src.many import fits
 from src.run_folder import check_name, root_of
-from src.search.compare import SAME, flat, over_seeds, read_run, read_table, table
+from src.search.compare import SAME, Row, flat, over_seeds, read_run, read_table, table
 
 OWN = {"baseline": "", "seeds": "5", "metric": "", "demand": "", "run": ""}
 BUDGET = ("max_epochs", "max_steps", "max_time", "limit_train_batches", "limit_val_batches")
@@ -73,26 +73,39 @@ def check(argv: list[str]) -> None:
             metric = comparable(runs[first, "baseline"], runs[first, "changed"], own["metric"])
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"python -m src check {shlex.join(argv)}") from None
-    rows = [[read_run(runs[seed, s], metric) for seed in seeds] for s in sides]
-    old, new = ([row.values[0] for row in side] for side in rows)
+    rows = {s: [read_run(runs[seed, s], metric) for seed in seeds] for s in sides}
+    verdict = judged(rows, metric, folder / "check.csv")
+    print(f"{verdict}  ({time.perf_counter() - start:.1f} s, {folder / 'check.csv'})")
+    if verdict == "worse" or own["demand"] not in ("", verdict):
+        sys.exit(WORSE)
+
+
+def judged(sides: dict[str, list[Row]], metric: str, path: Path) -> str:
+    """Prints both sides and their paired difference, and writes each seed's; the verdict.
+
+    Args:
+        sides: Of `baseline` and of `changed`: a run for each seed.
+        metric: Its name.
+        path: The CSV file.
+    """
+    first = sides["baseline"][0]
+    old, new = ([row.values[0] for row in side] for side in sides.values())
     differences = [b - a for a, b in zip(old, new, strict=True)]
-    mean, is_less = fmean(differences), rows[0][0].is_less(metric)
+    mean, num, is_less = fmean(differences), len(differences), first.is_less(metric)
     half = float(stdtrit(num - 1, (1 + LEVEL) / 2)) * stdev(differences) / sqrt(num)  # Student's
-    verdict = "better" if (mean < 0) == is_less else "worse"
-    verdict = verdict if abs(mean) > half else "no difference"
-    for side, name in zip(rows, sides, strict=True):
+    for name, side in sides.items():
         for row in side:  # without other metrics, of test rows above all
             row.name, row.more = name, {k: v for k, v in row.more.items() if "/" not in k}
-    print(table(over_seeds([*rows[0], *rows[1]]), 2))
-    with (folder / "check.csv").open("w", newline="", encoding="utf-8") as file:
+    print(table(over_seeds([row for side in sides.values() for row in side]), 2))
+    seeds = [row.config["seed_everything"] for row in sides["baseline"]]
+    with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("seed", *sides), *zip(seeds, old, new, strict=True)])
     print(
         f"{metric}, {'less' if is_less else 'more'} is better: changed - baseline = {mean:+.4g}, "
         f"{LEVEL:.0%} interval {mean - half:+.4g} to {mean + half:+.4g} (paired t, {num} seeds)"
     )
-    print(f"{verdict}  ({time.perf_counter() - start:.1f} s, {folder / 'check.csv'})")
-    if verdict == "worse" or own["demand"] not in ("", verdict):
-        sys.exit(WORSE)
+    better = "better" if (mean < 0) == is_less else "worse"
+    return better if abs(mean) > half else "no difference"
 
 
 def digest(tree: Tree) -> str:

@@ -33,7 +33,8 @@ def draw(tables: dict[str, list[tuple[str, bool, list[float]]]], path: Path) -> 
             ax.set_yticks(range(len(names)), names, size=8)
             ax.set_ylim(len(names) - 0.5, -0.5)
             ax.set_title(fill(title, 90), loc="left", size=9)
-            ax.set_xlabel("grey is not trained to its end", size=8)
+            if not all(is_done for _, is_done, _ in rows[:MOST]):
+                ax.set_xlabel("grey is not trained to its end", size=8)
             ax.grid(alpha=0.25)
         figure.savefig(path)
     print(f"picture: {path}")
