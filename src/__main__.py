@@ -1,6 +1,7 @@
 """`python -m src SUBCOMMAND`. What needs no torch doesn't import it: it answers at once."""
 
 import os
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -83,4 +84,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    for name in {"SIGTERM", "SIGUSR1", "SIGHUP"} & {*dir(signal)}:
+        signal.signal(getattr(signal, name), signal.default_int_handler)  # of a scheduler, early
     sys.exit(main(sys.argv[1:]))

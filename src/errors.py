@@ -144,9 +144,9 @@ def report(error: BaseException, debug: bool) -> int:
         traceback.print_exception(error)
     line, code = explain(error)
     parent = os.getppid()
-    if (os.environ.get("RANK") or os.environ.get("LOCAL_RANK", "0")) != "0":
+    if any(os.environ.get(key, "0") != "0" for key in ("RANK", "SLURM_PROCID", "LOCAL_RANK")):
         time.sleep(3)  # rank 0 says the same, and its end kills this process, or is seen
-    if os.getppid() != parent:
-        return code
+        if os.getppid() != parent or code == INTERRUPTED:
+            return code
     print(f"error: {line}", file=sys.stderr)
     return code

@@ -166,6 +166,24 @@ def test_a_signal_lets_the_step_end_saves_and_says_how_to_go_on(number, fresh, t
     assert_same(runs / "whole", runs / "broken")
 
 
+EARLY = """
+import os, runpy, sys
+from src import startup
+number = int(sys.argv.pop(1))
+startup.import_lightning = lambda: os.kill(os.getpid(), number)
+runpy.run_module("src", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_at_the_start_ends_it_as_one_to_begin_again(number):
+    words = [str(int(number)), "fit", "--config", "configs/digits_mlp.yaml"]
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY, *words], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (75, "error: interrupted\n")
+
+
 def test_a_signal_in_the_test_ends_it_at_once(fresh, tmp_path, capfd):
     assert fresh(f"{FIT} --run a", (Model, "test_step", 1), signal.SIGTERM) == 75
     assert capfd.readouterr().err.startswith("error: interrupted; go on with: python -m src fit")
