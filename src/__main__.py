@@ -6,6 +6,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from src.errors import INTERRUPTED, report
+
 SUBCOMMANDS = {
     "start": "look at a file, write a config that fits, train it for a first result",
     "fit": "train, then test the best checkpoint",
@@ -44,8 +46,6 @@ All options:      python -m src fit --help
 
 def main(argv: list[str]) -> int:
     """Runs one subcommand; gives the exit code."""
-    from src.errors import INTERRUPTED, report
-
     debug = "--debug" in argv
     command, *rest = [word for word in argv if word != "--debug"] or ["--help"]
     try:

@@ -145,8 +145,10 @@ def report(error: BaseException, debug: bool) -> int:
     line, code = explain(error)
     parent = os.getppid()
     if any(os.environ.get(key, "0") != "0" for key in ("RANK", "SLURM_PROCID", "LOCAL_RANK")):
-        time.sleep(3)  # rank 0 says the same, and its end kills this process, or is seen
-        if os.getppid() != parent or code == INTERRUPTED:
+        if code == INTERRUPTED:  # rank 0 says the same
+            return code
+        time.sleep(3)  # perhaps, too, and its end kills this process, or is seen
+        if os.getppid() != parent:
             return code
     print(f"error: {line}", file=sys.stderr)
     return code
