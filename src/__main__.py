@@ -84,6 +84,13 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    for name in {"SIGTERM", "SIGUSR1", "SIGHUP"} & {*dir(signal)}:
-        signal.signal(getattr(signal, name), signal.default_int_handler)  # of a scheduler, early
-    sys.exit(main(sys.argv[1:]))
+    told = [getattr(signal, name) for name in {"SIGTERM", "SIGUSR1", "SIGHUP"} & {*dir(signal)}]
+    for number in told:  # by a scheduler, before training listens
+        signal.signal(number, signal.default_int_handler)
+    try:
+        code = main(sys.argv[1:])
+    except KeyboardInterrupt:  # told again, while it was ending
+        code = INTERRUPTED
+    for number in told:
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
