@@ -33,6 +33,8 @@ OWN: dict[str, str] = {
 for name, room in OWN.items():
     if not (Path(__file__).parent / room / "__init__.py").is_file():
         del SUBCOMMANDS[name]
+# By these a scheduler tells a process to end; while it trains, it listens to them by itself.
+TOLD = [getattr(signal, name) for name in {"SIGTERM", "SIGUSR1", "SIGHUP"} & {*dir(signal)}]
 USAGE = """usage: python -m src SUBCOMMAND [--config FILE ...] [--KEY VALUE ...]
 
 {}
@@ -83,14 +85,18 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    told = [getattr(signal, name) for name in {"SIGTERM", "SIGUSR1", "SIGHUP"} & {*dir(signal)}]
-    for number in told:  # by a scheduler, before training listens
-        signal.signal(number, signal.default_int_handler)
-    try:
-        code = main(sys.argv[1:])
-    except KeyboardInterrupt:  # told again, while it was ending
-        code = INTERRUPTED
-    for number in told:
+def leave(*_: object) -> None:
+    """Ends this process at a signal; another one, while it is ending, changes nothing."""
+    for number in TOLD:
         signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    try:
+        for number in TOLD:
+            signal.signal(number, leave)
+        code = main(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     sys.exit(code)
