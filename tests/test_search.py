@@ -728,6 +728,24 @@ def test_two_folders_share_one_study(search, tmp_path):
     assert f"its checkpoint is on {studies.HOST}" in trained_elsewhere[True].out
 
 
+def test_machines_that_begin_a_database_at_once_wait_for_its_tables(search, tmp_path, monkeypatch):
+    create, calls, url = optuna.create_study, [], f"sqlite:///{tmp_path}/s.db"
+
+    def contested(*args, **kwargs):
+        calls.append(1)
+        if len(calls) in fail:
+            raise RuntimeError("table alembic_version already exists")
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(studies.optuna, "create_study", contested)
+    fail = {1, 2}
+    assert search(GRID, "--storage", url, "--trials", 1, "--workers", 1).code == 0
+    fail = range(100)
+    said = search(GRID, "--storage", url, "--run", "other")
+    assert said.code == 2
+    assert said.err == f"error: storage {url} does not work: table alembic_version already exists\n"
+
+
 SLOW = GRID.replace("limit_train_batches: 4", "limit_train_batches: null").replace(
     "max_epochs: 2", "max_epochs: 6"
 )

@@ -59,11 +59,17 @@ class Study:
         if (halving := space.halving) is not None:
             self.pruner = SuccessiveHalvingPruner(halving.min_iter, halving.eta)
         how: Any = {"direction": "minimize" if space.minimizes else "maximize"}
-        try:
-            how["storage"] = storage if "://" in storage else journal(Path(storage))
-            self.study = optuna.create_study(study_name=name, load_if_exists=True, **how)
-        except Exception as error:  # of the database, too
-            raise ValueError(hidden(f"storage {storage} does not work: {short(error)}")) from None
+        for again in (True, True, False):
+            try:
+                how["storage"] = storage if "://" in storage else journal(Path(storage))
+                self.study = optuna.create_study(study_name=name, load_if_exists=True, **how)
+                break
+            except Exception as error:  # of the database, too
+                if again and "already exists" in str(error):  # others make its tables now
+                    time.sleep(1)
+                    continue
+                what = f"storage {storage} does not work: {short(error)}"
+                raise ValueError(hidden(what)) from None
         self.storage: BaseStorage = self.study._storage
         trainer = space.tree["trainer"] | {"default_root_dir": ""}  # each machine may have its own
         same = sweep.method, sweep.metric, sweep.parameters, sweep.seeds
