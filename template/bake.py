@@ -17,7 +17,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 FLAGS = ("search", "server", "start", "lessons", "examples")
-IN_TURN = {  # each changes a line or two
+IN_TURN = {  # what meets nothing else, or little
+    "logger": ["wandb", "tensorboard", "csv", "none"],
     "licence": ["MIT", "Apache-2.0", "BSD-3-Clause", "none"],
     "python": ["3.11", "3.12", "3.13", "3.14"],
 }
@@ -27,12 +28,11 @@ Answers = dict[str, str]
 def variants() -> list[Answers]:
     """Answers in which every two, of two questions, meet once: the next one has the most new.
 
-    But for licence and Python, which are taken in turn.
+    But for logger, licence and Python, which are taken in turn.
     """
     listed = tomllib.loads((HERE / "list.toml").read_text("utf-8"))
     asked: dict[str, list[str]] = {
         "pair": [*listed["examples"]],
-        "logger": ["wandb", "tensorboard", "csv", "none"],
         **{flag: ["no", "yes"] for flag in FLAGS},
     }
     left = {
@@ -52,7 +52,9 @@ def variants() -> list[Answers]:
                 chosen[name] = max(asked[name], key=lambda value: new[value])
         left -= {frozenset(two) for two in itertools.combinations(chosen.items(), 2)}
         chosen["kind"], _, chosen["task"] = chosen.pop("pair").partition("-")
-        found.append(chosen | {key: some[len(found) % len(some)] for key, some in IN_TURN.items()})
+        for slow, (name, some) in enumerate(IN_TURN.items(), 1):
+            chosen[name] = some[len(found) // slow % len(some)]
+        found.append(chosen)
     return found
 
 
