@@ -62,7 +62,9 @@ def short(text: object, longest: int = 250) -> str:
 
 def hint(name: str, names: Iterable[str]) -> str:
     """The end of a message about a wrong name: what it may have meant, and what there is."""
-    close = difflib.get_close_matches(name, names := [*names], 1)
+    names, low = [*names], name.lower()
+    close = [n for n in names if n.lower() == low or (low.startswith(n.lower()) and len(n) > 2)]
+    close = close or difflib.get_close_matches(name, names, 1)
     meant = f"; did you mean {close[0]}?" if close else ";"
     return f"{meant} there are: {short(', '.join(names), 200)}" if names else ""
 

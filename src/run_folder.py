@@ -157,11 +157,12 @@ class RunFolder(L.Callback):
         frozen = f", {still:,} of them frozen" if still else ""
         names = type(data.source).__name__, type(pl_module.net).__name__
         print(f"{names[0]}: {counts} rows; {names[1]}: {size:,} parameters{frozen}", flush=True)
-        stated = data.split.report, vars(data.statistics), {"net": names[1], "num_weights": size}
+        model = {"net": names[1], "num_weights": size, "modes": pl_module.modes}
+        stated = data.split.report, vars(data.statistics), model
         texts = [self.config, *(json.dumps(each, indent=1) for each in stated)]
         for name, text in zip(STATED, texts, strict=True):
             if not (trainer.ckpt_path and (folder / name).exists()):  # of a run that goes on
-                (folder / name).write_text(text)
+                (folder / name).write_text(text, "utf-8")
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

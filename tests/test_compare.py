@@ -8,6 +8,8 @@ from statistics import stdev
 import pytest
 from matplotlib.figure import Figure
 
+from src.search.compare import read_run
+
 RUNS = {  # net, lr, seed, data, val/loss, test/acc, parameters, epochs
     "a0": ("MLP", 0.1, 0, "aa", 0.5, 0.90, 100, 3),
     "a1": ("MLP", 0.1, 1, "aa", 0.7, 0.94, 100, 3),
@@ -50,6 +52,14 @@ def compared(go, runs):
         return names, said.out
 
     return typed
+
+
+def test_a_run_says_of_each_metric_whether_less_is_better(runs):
+    (runs / "b/model.json").write_text(json.dumps({"num_weights": 1, "modes": {"mape": "min"}}))
+    row = read_run(runs / "b", "")
+    assert [row.is_less(k) for k in ("test/mape", "val/loss", "val/r2", "seconds")] == [1, 1, 0, 1]
+    row.config = {"callbacks.checkpoint.monitor": "val/r2", "callbacks.checkpoint.mode": "min"}
+    assert row.is_less("val/r2")
 
 
 def test_a_run_shows_its_parameters_and_every_metric_its_spread(compared):

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -182,6 +183,21 @@ def test_the_configs_to_start_from_learn_from_a_file_of_that_kind(go, tmp_path, 
     said = go(line, "--data.source.path", path)
     assert not said.err
     assert said.metrics["test/acc"] > 0.85
+
+
+def test_more_accuracy_is_better_without_a_word(go):
+    """The best has the greatest, early stopping waits for more."""
+    line = "fit --config configs/digits_mlp.yaml --trainer.max_epochs 4 --model.optimizer.lr 0.001 "
+    line += "--callbacks.checkpoint.monitor val/acc --callbacks.stop EarlyStopping "
+    folder = go(line + "--callbacks.stop.monitor val/acc --callbacks.stop.patience 1").folder
+    with (folder / "metrics.csv").open(newline="") as file:
+        scores = [float(row["val/acc"]) for row in csv.DictReader(file) if row["val/acc"]]
+    assert len(scores) == 4
+    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["callbacks"]["Checkpoint"]["best"] == pytest.approx(max(scores))
+    assert min(scores) < max(scores)
+    modes = json.loads((folder / "model.json").read_text())["modes"]
+    assert modes == {"loss": "min", "acc": "max", "f1": "max", "auroc": "max"}
 
 
 def test_early_stopping_stops(go):

@@ -471,8 +471,12 @@ def test_processes_say_once_what_is_wrong(tmp_path):
 
 
 @pytest.mark.parametrize(("words", "line"), {
-    "--callbacks.s EarlyStopping --callbacks.s.monitor val/acuracy": "`callbacks`: Early stopping conditioned on metric `val/acuracy` which is not available. Pass in or modify your `EarlyStopping` callback to use any of the following: `val/loss`, `val/acc`, `val/f1`, `val/auroc`, `samples_per_s`, `lr`, `grad_norm`, `train/loss`, ...",
-    "--callbacks.checkpoint.monitor val/acuracy": "`monitor` of the callback Checkpoint is val/acuracy, which nothing logs; did you mean val/auroc? there are: val/loss, val/acc, val/f1, val/auroc, samples_per_s, lr, grad_norm, train/loss, train/acc",
+    "--callbacks.s EarlyStopping --callbacks.s.monitor val/acuracy": "`monitor` of the callback EarlyStopping is val/acuracy, which the model does not log; did you mean val/auroc? there are: val/loss, val/acc, val/f1, val/auroc; for a metric of your own give its `mode`, too",
+    "--callbacks.checkpoint.monitor val/accuracy": "`monitor` of the callback Checkpoint is val/accuracy, which the model does not log; did you mean val/acc? there are: val/loss, val/acc, val/f1, val/auroc; for a metric of your own give its `mode`, too",
+    "--callbacks.checkpoint.monitor val/mine --callbacks.checkpoint.mode max": "`monitor` of the callback Checkpoint is val/mine, which nothing logs; there are: val/loss, val/acc, val/f1, val/auroc, samples_per_s, lr, grad_norm, train/loss, train/acc",
+    "--callbacks.checkpoint.monitor val/acc --callbacks.checkpoint.mode min": "`mode` of the callback Checkpoint is min, but more val/acc is better: leave it out",
+    "--callbacks.s EarlyStopping --callbacks.s.mode max": "`mode` of the callback EarlyStopping is max, but less val/loss is better: leave it out",
+    "--callbacks.s EarlyStopping --callbacks.s.patience 0": "`patience` of the callback EarlyStopping is 0, not 1 or more",
 }.items())  # fmt: skip
 def test_a_metric_that_is_not_there(go, words, line):
     assert go(f"{FIT} {words}")[::2] == (2, f"error: {line}\n")

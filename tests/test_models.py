@@ -309,6 +309,12 @@ def test_a_checkpoint_of_weights_alone_can_be_tested(tmp_path):
     assert found[0]["test/acc"] > 0.5
 
 
+def test_a_metric_needs_a_direction(monkeypatch):
+    monkeypatch.setattr(Regressor, "modes", {"loss": "min", "rmse": "min", "max": "min"})
+    with pytest.raises(ValueError, match=r"^`modes` of Regressor lacks mae: add it, min if less is"):
+        fit(Regressor(net=net, optimizer=adam), source=Blobs("targets"))
+
+
 def test_lbfgs_gets_its_closure():
     trainer, _ = train(partial(torch.optim.LBFGS, line_search_fn="strong_wolfe"))
     assert trainer.callback_metrics["val/r2"] > 0.9

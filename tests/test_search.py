@@ -128,9 +128,10 @@ S = "{tmp}/s.yaml"
     (HIDDEN, "data.partition.fracs: {values: [[0.7, 0.15, 0.15], [0.9, 0.9, 0.1]]}"): S + ":9: `data.partition.fracs` [0.9, 0.9, 0.1] sum to 1.9: ...",
     (HIDDEN, "model.net: {values: [MLP, ConvNet]}\n  model.net.kernel: {values: [3, 4]}"): S + ":10: `model.net.kernel` has 4: it must be a positive odd number",
     (HIDDEN, "model.net.hidden_dims: {values: [[8], [8, 8]]}\n  model.net.activation: {values: [[relu]]}"): S + ":9: `model.net.activation` is a list of 1, not of 2: ...",
-    ("val/loss", "val/accuracy"): S + ":5: `metric.name`: no val/accuracy is logged; did you mean val/auroc? there are: val/loss, val/acc, val/f1, val/auroc",
+    ("val/loss", "val/accuracy"): S + ":5: `metric.name`: no val/accuracy is logged; did you mean val/acc? there are: val/loss, val/acc, val/f1, val/auroc",
+    ("val/loss", "val/acc"): S + ":5: `metric`: more val/acc is better, so write goal: maximize",
     ("method: grid", "method: random"): "{tmp}/s.yaml has no end: give --trials, --epochs or --minutes",
-}.items(), ids=map(str, range(31)))  # fmt: skip
+}.items(), ids=map(str, range(32)))  # fmt: skip
 def test_a_wrong_file_is_refused_at_once(search, change, line, tmp_path):
     said = search(GRID.replace(*change))
     expected = "error: " + line.replace("{tmp}", str(tmp_path))
@@ -180,7 +181,7 @@ def test_a_file_is_needed(go):
     (HIDDEN, "model.net: {values: [MLP, ConvNet]}\n  model.net.strides: {values: [2, 9]}"),
     (HIDDEN, "model.scheduler: {values: [StepLR, CyclicLR, WarmupCosine]}\n  model.scheduler.step_size: {value: 2}\n  model.scheduler.base_lr: {value: 0.1}\n  model.scheduler.max_lr: {value: 1.0}"),
     (HIDDEN, "model.augment: {values: [[Flip], [Crop, Flip]]}"),
-    ("val/loss", "val/auroc"),
+    ("name: val/loss, goal: minimize", "name: val/auroc, goal: maximize"),
 ])  # fmt: skip
 def test_what_some_trials_may_do_is_not_refused(space, change):
     """Pairs of values that go together in part, and classes that need more than they can get."""
@@ -419,10 +420,12 @@ def test_no_point_is_trained_twice(study, monkeypatch):
     assert {t.user_attrs.get("gone") for t in one.study.trials} == {None, "surplus"}
 
 
-@pytest.mark.parametrize(("goal", "sign"), [("minimize", 1), ("maximize", -1)])
-def test_halving_is_that_of_optuna(study, goal, sign):
+@pytest.mark.parametrize(
+    ("metric", "goal", "sign"), [("val/loss", "minimize", 1), ("val/acc", "maximize", -1)]
+)
+def test_halving_is_that_of_optuna(study, metric, goal, sign):
     text = (
-        RANDOM.replace("minimize", goal)
+        RANDOM.replace("minimize", goal).replace("val/loss", metric)
         + "early_terminate: {type: hyperband, min_iter: 2, eta: 3}\n"
     )
     text = text.replace("run_cap: 6", "run_cap: 100")
@@ -656,7 +659,7 @@ def test_failed_trials_are_shown_and_end_a_search_that_only_fails(search):
     assert said.code == 2
     assert said.err == (
         "error: 3 trials failed, 0 did not: `metric.name`: no val/accuracy is logged; did you mean "
-        "val/auroc? there are: val/loss, val/acc, val/f1, val/auroc\n"
+        "val/acc? there are: val/loss, val/acc, val/f1, val/auroc\n"
     )
     rows = table(search.folder / "leaderboard.csv")
     assert [r["state"] for r in rows] == ["failed"] * 3

@@ -21,7 +21,8 @@ class Checkpoint(ModelCheckpoint):
 
     Args:
         monitor: Metric that chooses, `split/name`.
-        mode: Whether the least or the greatest value is the best.
+        mode: Whether the least or the greatest value is the best; only for a metric that the
+            model doesn't know.
         every_n_epochs: Epochs between two checkpoints; 0 keeps only the newest, at the end.
         every_n_steps: Steps of the optimizer between two renewals of `last.ckpt`; 0 for none amid
             an epoch.
@@ -32,19 +33,19 @@ class Checkpoint(ModelCheckpoint):
     def __init__(
         self,
         monitor: str = "val/loss",
-        mode: Literal["min", "max"] = "min",
+        mode: Literal["min", "max"] | None = None,
         every_n_epochs: int = 1,
         every_n_steps: int = 0,
     ) -> None:
         super().__init__(
             filename="best",
             monitor=monitor,
-            mode=mode,
+            mode=mode or "min",
             save_last=True,
             every_n_epochs=every_n_epochs,
             enable_version_counter=False,
         )
-        self.every_n_steps = every_n_steps
+        self.asked, self.every_n_steps = mode, every_n_steps
         self._is_due = False  # both files, as far as they are another
 
     on_train_batch_end = Callback.on_train_batch_end
@@ -55,6 +56,8 @@ class Checkpoint(ModelCheckpoint):
         if stage == "fit":
             if not (trainer.limit_val_batches and len(trainer.datamodule.split.val)):
                 self.monitor = None
+            if self.monitor:
+                self.mode = best_is(pl_module, self)
             if trainer.is_global_zero:
                 sweep(folder)
         super().setup(trainer, pl_module, stage)
@@ -119,6 +122,25 @@ class Checkpoint(ModelCheckpoint):
             self.best_model_score, self.best_model_path = state_dict["best"], str(best)
 
 
+def best_is(model: Any, callback: Any) -> str:
+    """Whether the least, `min`, or the greatest value of what a callback monitors is the best.
+
+    Raises:
+        ValueError: It is no metric of the model, or its mode is another than is asked for.
+    """
+    metric, asked = callback.monitor, callback.asked
+    of = f"of the callback {type(callback).__name__} is"
+    names = {f"val/{name}": mode for name, mode in model.modes.items()}
+    known = (names | {"train/loss": "min"}).get(metric, asked)
+    if known is None:
+        what = f"`monitor` {of} {metric}, which the model does not log{hint(metric, names)}"
+        raise ValueError(f"{what}; for a metric of your own give its `mode`, too")
+    if asked not in (None, known):
+        better = {"min": "less", "max": "more"}[known]
+        raise ValueError(f"`mode` {of} {asked}, but {better} {metric} is better: leave it out")
+    return str(known)
+
+
 def check(trainer: Any) -> None:
     """Raises a FloatingPointError if a weight is not finite: such are not saved."""
     weights = [*trainer.lightning_module.named_parameters()]
@@ -141,7 +163,8 @@ class EarlyStopping(LightningEarlyStopping):
 
     Args:
         monitor: Metric that is watched, `split/name`.
-        mode: Whether less or more is better.
+        mode: Whether the least or the greatest value is the best; only for a metric that the
+            model doesn't know.
         patience: Validations without a better value before it stops, 1 or more.
         min_delta: How much better counts as better.
     """
@@ -149,11 +172,20 @@ class EarlyStopping(LightningEarlyStopping):
     def __init__(
         self,
         monitor: str = "val/loss",
-        mode: Literal["min", "max"] = "min",
+        mode: Literal["min", "max"] | None = None,
         patience: int = 10,
         min_delta: float = 0.0,
     ) -> None:
-        super().__init__(monitor, min_delta, patience, mode=mode)
+        if patience < 1:
+            raise ValueError("`patience` of the callback EarlyStopping is 0, not 1 or more")
+        super().__init__(monitor, min_delta, patience, mode=mode or "min")
+        self.asked, self.least_delta = mode, min_delta
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            mode = best_is(pl_module, self)
+            super().__init__(self.monitor, self.least_delta, self.patience, mode=mode)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The patience of the config holds, not that of the checkpoint."""

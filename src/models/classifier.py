@@ -24,6 +24,8 @@ class Classifier(Model):
             so that all classes weigh the same; `none` weighs rows the same.
     """
 
+    modes = {**Model.modes, "acc": "max", "f1": "max", "auroc": "max"}
+
     def __init__(
         self,
         label_smoothing: float = 0.0,

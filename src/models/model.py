@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from itertools import chain
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import lightning.pytorch as L
 import torch
@@ -64,6 +64,7 @@ class Model(L.LightningModule):
     scores: Callable[[Tensor], Tensor]  # probabilities or original units, `(B, out_dim)` both
     metrics: Callable[[Tensor, Tensor], dict[str, Tensor]]  # scores, y of a split -> by name; of
     # several models at once where scores are `(num_models, N, out_dim)`
+    modes: ClassVar[dict[str, str]] = {"loss": "min"}  # of each metric: is the least the best?
 
     def __init__(
         self,
@@ -216,6 +217,9 @@ class Model(L.LightningModule):
                 "`model.optimizer.lr`, clip with `trainer.gradient_clip_val`, or look for infinite "
                 f"values in the {split} rows"
             )
+        if unknown := values.keys() - self.modes.keys():
+            name, what = min(unknown), f"`modes` of {type(self).__name__}"
+            raise ValueError(f"{what} lacks {name}: add it, min if less is better, or max")
         self.log_dict({f"{split}/{name}": value for name, value in values.items()})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -16,11 +16,13 @@ LOSSES: dict[str, Any] = {"mse": F.mse_loss, "huber": F.huber_loss, "mae": F.l1_
 
 
 class Regressor(Model):
-    """A loss on targets scaled by the train rows; RMSE, MAE and R2 in original units.
+    """A loss on targets scaled by the train rows; RMSE, MAE, greatest error, R2 in original units.
 
     Args:
         loss: `mse`, `huber` (quadratic within one standard deviation) or `mae`.
     """
+
+    modes = {**Model.modes, "rmse": "min", "mae": "min", "max": "min", "r2": "max"}
 
     def __init__(self, loss: Literal["mse", "huber", "mae"] = "mse", **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -50,6 +50,9 @@ def check(argv: list[str]) -> None:
     both = [flag for flag in flags if flag[0] in {f"trainer.{key}" for key in BOTH}]
     sides = {"baseline": ([str(base)], both), "changed": (files, flags)}
     trees = [merged(Config(), *side).checked() for side in sides.values()]
+    options = [{k: v for k, v in flat(tree).items() if k not in SAME} for tree in trees]
+    if options[0] == options[1]:
+        raise ValueError("the change changes nothing: give --config FILE or --KEY VALUE")
     budgets = [
         ", ".join(f"{k} {v}" for k in BUDGET if (v := tree["trainer"].get(k)) not in (None, -1))
         for tree in trees
@@ -134,14 +137,9 @@ def comparable(old: Path, new: Path, metric: str) -> str:
     """
     base = read_run(old, metric)
     metric, changed = base.metric, read_run(new, base.metric)
-    options = [{k: v for k, v in r.config.items() if k not in SAME} for r in (base, changed)]
-    if options[0] == options[1]:
-        raise ValueError("the change changes nothing: give --config FILE or --KEY VALUE")
     if not base.values or not changed.values:
         names = [name for line in read_table(old / "metrics.csv")[:1] for name in line]
         raise ValueError(f"no {metric} in {old} or {new}{hint(metric, names)}")
-    if base.is_less(metric) != changed.is_less(metric):
-        raise ValueError(f"less {metric} is better in one, more in the other: give --metric NAME")
     split, reports = metric.partition("/")[0], [old / "partition.json", new / "partition.json"]
     marks = [json.loads(path.read_text("utf-8"))["evaluated"].get(split) for path in reports]
     if marks[0] != marks[1]:

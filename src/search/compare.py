@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from math import inf, isfinite
 from pathlib import Path
@@ -42,12 +42,14 @@ class Row:
     config: dict[str, str]  # options by their whole key
     data: str  # which rows, and how they were split
     more: dict[str, str]  # other columns
+    modes: dict[str, str] = field(default_factory=dict)  # of each metric: is the least the best?
 
     def is_less(self, name: str) -> bool:
         """Whether less comes first, as it does of all that is no metric."""
+        mode = self.modes.get(last := name.rpartition("/")[2])
         if self.config.get("callbacks.checkpoint.monitor") == name:
-            return self.config["callbacks.checkpoint.mode"] == "min"
-        return name.endswith(("loss", "rmse", "mae", "max")) or "/" not in name
+            mode = mode or self.config["callbacks.checkpoint.mode"]
+        return mode == "min" if mode else last == "loss" or "/" not in name
 
     @property
     def order(self) -> tuple:
@@ -98,6 +100,12 @@ def read_table(path: Path) -> list[dict[str, str]]:
     return [*csv.DictReader(lines)]
 
 
+def read_model(folder: Path) -> dict[str, Any]:
+    """What a run says of its model; nothing if it has not begun."""
+    path = folder / "model.json"
+    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
+
+
 def read_run(folder: Path, metric: str) -> Row:
     """A run folder; judged by what chose its best checkpoint, unless there is a metric."""
     config, path = read_config(folder / "config.yaml"), folder / "metrics.csv"
@@ -110,9 +118,10 @@ def read_run(folder: Path, metric: str) -> Row:
         seconds = path.stat().st_mtime - (folder / "config.yaml").stat().st_mtime
         epochs = sum(bool(line.get("train/loss")) for line in lines)
         more |= {"epochs": str(epochs), "seconds": f"{seconds:.1f}"}
-    if (path := folder / "model.json").is_file():
-        more["num_weights"] = str(json.loads(path.read_text("utf-8"))["num_weights"])
-    row = Row(str(folder), state, metric, values, config, fingerprint(folder), more)
+    if model := read_model(folder):
+        more["num_weights"] = str(model["num_weights"])
+    what = state, metric, values, config, fingerprint(folder), more
+    row = Row(str(folder), *what, model.get("modes", {}))
     finite = [value for value in values if isfinite(value)]
     row.values = [(min if row.is_less(metric) else max)(finite)] if finite else []
     return row
@@ -126,7 +135,8 @@ def read_search(folder: Path) -> list[Row]:
         config |= {k: v for k, v in line.items() if k not in COLUMNS and v}
         more = {k: line[k] for k in ("epochs", "seconds", "num_weights", "note")}
         what = line["state"], line["metric"], json.loads(line["values"]), config, line["data"]
-        rows.append(Row(str(folder / "trials" / line["trial"]), *what, more))
+        trial = folder / "trials" / line["trial"]
+        rows.append(Row(str(trial), *what, more, read_model(trial).get("modes", {})))
     return rows
 
 

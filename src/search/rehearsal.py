@@ -14,11 +14,12 @@ SHAPES = (64,), (1, 4096), (3, 4096, 4096)  # rows, signals, images; of any size
 QUIET = {"Checkpoint", "EarlyStopping", "EMA", "Threads"}  # callbacks that log no metric
 
 
-def refusal(tree: Tree) -> tuple[str, list[str]]:
+def refusal(tree: Tree) -> tuple[str, dict[str, str]]:
     """Why the classes of a checked config don't take their options, for rows of no shape.
 
     Returns:
-        The reason, empty if there is none; the metrics of validation, if they are certain.
+        The reason, empty if there is none; the metrics of validation, if they
+        are certain, with whether the least (`min`) or the greatest is the best.
     """
     why = ""
     for shape in SHAPES:
@@ -26,14 +27,13 @@ def refusal(tree: Tree) -> tuple[str, list[str]]:
             model = built(tree, shape)
             nodes = filter(None, tree["callbacks"].values())
             if not {node["class_path"].rpartition(".")[2] for node in nodes} <= QUIET:
-                return "", []
-            names = model.metrics(torch.eye(2), torch.tensor([0, 1]))
-            return "", [f"val/{name}" for name in ("loss", *names)]
+                return "", {}
+            return "", {f"val/{name}": mode for name, mode in model.modes.items()}
         except ValueError as error:
             why = explain(error)[0]
         except Exception:  # it may be the stand-ins' fault
-            return "", []
-    return why, []
+            return "", {}
+    return why, {}
 
 
 def built(tree: Tree, shape: tuple[int, ...]) -> Any:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -214,7 +214,7 @@ class Space(Config):
             what = f"{len(self.parameters)} keys and {len(combinations)} combinations of classes"
             raise self._wrong(("parameters",), f" has {what}: 1 to {MOST_CHOICES} are searched")
         untried = {k: p.texts for k, p in self.parameters.items() if k not in self.choices}
-        logged = []
+        logged: list[dict[str, str]] = []
         for classes in combinations:
             chosen, rest = dict(zip(self.choices, classes, strict=True)), self.rest(classes)
             last = chosen | {key: self.parameters[key].texts[-1] for key in rest}
@@ -233,9 +233,15 @@ class Space(Config):
         for key, texts in untried.items():
             self.config(chosen | {key: texts[0]}).checked()  # says what there is instead
             raise self._wrong(("parameters", key), f" goes with none of {', '.join(self.choices)}")
-        if all(logged) and self.metric not in (known := dict.fromkeys(chain(*logged))):
+        known = {name: mode for modes in logged for name, mode in modes.items()}
+        if all(logged) and self.metric not in known:
             what = f": no {self.metric} is logged{hint(self.metric, known)}"
             raise self._wrong(("metric", "name"), what)
+        mine = "min" if self.minimizes else "max"
+        if (mode := known.get(self.metric, mine)) != mine:
+            better, goal = {"min": ("less", "minimize"), "max": ("more", "maximize")}[mode]
+            what = f": {better} {self.metric} is better, so write goal: {goal}"
+            raise self._wrong(("metric",), what)
 
 
 def takes(config: Config, key: str) -> bool:
