@@ -162,3 +162,5 @@ class EarlyStopping(LightningEarlyStopping):
     def on_fit_start(self, trainer: Any, *_: Any) -> None:
         """A run that has stopped stays so when it is gone on with."""
         trainer.should_stop |= self.wait_count >= self.patience
+
+    on_train_start = on_fit_start  # where processes share the weights, it is known only here

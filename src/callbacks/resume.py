@@ -39,8 +39,13 @@ class Resume(Callback):
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == "fit":
             self._found = checkpoint.get("resume", {})
+            self._forget(trainer)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        if not trainer.ckpt_path:
+            self._forget(trainer)
+
+    def _forget(self, trainer: Any) -> None:
         """Loggers forget what was logged after the checkpoint: it is logged again."""
         for log in of_state(trainer):
             log.load_state_dict(self._found.get("logs", {}).get(type(log).__name__, {}))
