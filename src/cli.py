@@ -44,7 +44,7 @@ NOISE = (
     r"isinstance\(treespec, LeafSpec\)|lr_scheduler\.step\(\)|Checkpoint directory|GPU available|"
     r"predict returned None|was configured so|Glyph|across ranks is zero|WeightAveraging callback|"
     r"Missing logger folder|The dirpath has changed|args parameter is intended|AccumulateGrad|"
-    r"in eval mode at the start)"
+    r"in eval mode at the start|`srun` command is available)"
 )
 
 
