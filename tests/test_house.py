@@ -165,7 +165,7 @@ SLURM = (ROOT / "scripts/slurm.sh").read_text(encoding="utf-8")
     [
         ("gpu", "SingleDeviceStrategy", 1, "bf16-mixed"),
         ("ddp", "DDPStrategy", 4, "32-true"),
-        ("fsdp", "FSDPStrategy", 4, "32-true"),
+        ("fsdp", "ModelParallelStrategy", 4, "32-true"),
         ("slurm", "DDPStrategy", 1, "bf16-mixed"),
     ],
 )

@@ -194,7 +194,7 @@ from src.__main__ import main
 from tests.test_resume import Model, arm
 if rank := os.environ.pop("KILLED", None):
     if rank == os.environ.get("LOCAL_RANK", "0"):
-        arm(Model, "training_step", 12, int(os.environ["SIGNAL"]))
+        arm(Model, "training_step", 16, int(os.environ["SIGNAL"]))
     else:
         os.environ["KILLED"] = rank
 sys.exit(main(sys.argv[1:]))
@@ -230,7 +230,8 @@ def test_two_processes_end_together_and_go_on_with_the_same_bits(tmp_path):
         assert done.returncode == 0, done.stderr
         done = run(strategy, "killed", KILLED="1", SIGNAL="9")
         assert done.returncode == 1
-        assert "error: another process of this run has ended or hangs: see what it said" in done.stderr
+        said = "error: another process of this run has ended or hangs: see what it said"
+        assert said in done.stderr
         last = runs / f"{strategy}-killed" / "checkpoints" / "last.ckpt"
         os.truncate(last, 9999)
         assert goes_on(strategy, "killed").stderr.count("WARNING") == 1

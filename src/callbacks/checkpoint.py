@@ -163,4 +163,5 @@ class EarlyStopping(LightningEarlyStopping):
         """A run that has stopped stays so when it is gone on with."""
         trainer.should_stop |= self.wait_count >= self.patience
 
-    on_train_start = on_fit_start  # where processes share the weights, it is known only here
+    def on_train_start(self, trainer: Any, *_: Any) -> None:
+        self.on_fit_start(trainer)  # where processes share the weights, it is known only now

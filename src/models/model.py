@@ -106,10 +106,11 @@ class Model(L.LightningModule):
         self.frozen = transfer.freeze(self.net, self.frozen_names)
         self.train(self.training)
         if self.device_mesh:  # of ModelParallelStrategy
+            from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
 
-            devices = self.device_mesh.device_type, (dist.get_world_size(),)
-            fully_shard(self.net, mesh=dist.init_device_mesh(*devices))
+            all_of_them = init_device_mesh(self.device_mesh.device_type, (dist.get_world_size(),))
+            fully_shard(self.net, mesh=all_of_them)
             self.net.register_forward_pre_hook(share_buffers)
         if self.compiles:
             self.net.compile(mode=None if self.compiles is True else self.compiles)
