@@ -146,16 +146,11 @@ class DurableIO(CheckpointIO):
         Raises:
             ValueError: It would save several files, and some of them could be damaged or older.
         """
-        how = ""
-        if getattr(strategy, "_save_distributed_checkpoint", False):
-            how = "set its save_distributed_checkpoint to false"
-        elif getattr(strategy, "_state_dict_type", "full") != "full":
-            how = "set its state_dict_type to full"
-        elif isinstance(strategy, DeepSpeedStrategy):
-            how = "take fsdp"
-        if how:
-            name = type(strategy).__name__
-            raise ValueError(f"`trainer.strategy` {name} saves a file a process, not one: {how}")
+        of_each = getattr(strategy, "_save_distributed_checkpoint", False)  # FSDP2
+        of_each |= getattr(strategy, "_state_dict_type", "full") != "full"  # FSDP
+        if of_each or isinstance(strategy, DeepSpeedStrategy):
+            what = f"`trainer.strategy` {type(strategy).__name__} saves a file a process, not one"
+            raise ValueError(f"{what}: take it as configs/trainer/fsdp.yaml does, or ddp")
         if strategy.restore_checkpoint_after_setup:  # it reads the file by itself
             load = strategy.load_checkpoint
             strategy.load_checkpoint = lambda path, **how: load(self._whole(path), **how)

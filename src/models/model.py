@@ -109,8 +109,8 @@ class Model(L.LightningModule):
             from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
 
-            all_of_them = init_device_mesh(self.device_mesh.device_type, (dist.get_world_size(),))
-            fully_shard(self.net, mesh=all_of_them)
+            every = init_device_mesh(self.device_mesh.device_type, (dist.get_world_size(),))
+            fully_shard(self.net, mesh=every)
             self.net.register_forward_pre_hook(share_buffers)
         if self.compiles:
             self.net.compile(mode=None if self.compiles is True else self.compiles)
