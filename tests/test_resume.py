@@ -219,29 +219,25 @@ def test_two_processes_end_together_and_go_on_with_the_same_bits(tmp_path):
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
         )  # fmt: skip
 
-    def goes_on(strategy, name):
-        done = run(strategy, name, "--resume auto")
-        assert done.returncode == 0, done.stderr
-        assert_same(runs / f"{strategy}-whole", runs / f"{strategy}-{name}")
-        return done
-
     for strategy in ("ddp", "fsdp"):
         done = run(strategy, "whole")
         assert done.returncode == 0, done.stderr
-        done = run(strategy, "killed", KILLED="1", SIGNAL="9")
-        assert done.returncode == 1
-        said = "error: another process of this run has ended or hangs: see what it said"
-        assert said in done.stderr
-        last = runs / f"{strategy}-killed" / "checkpoints" / "last.ckpt"
-        os.truncate(last, 9999)
-        assert goes_on(strategy, "killed").stderr.count("WARNING") == 1
     told = run("ddp", "told", KILLED="0", SIGNAL="15")
     last = runs / "ddp-told" / "checkpoints" / "last.ckpt"
     assert (told.returncode, told.stderr.splitlines()[-1]) == (
         75,
         f"error: interrupted; go on with: python -m src fit --ckpt_path {last}",
     )
-    goes_on("ddp", "told")
+    killed = run("fsdp", "killed", KILLED="1", SIGNAL="9")
+    assert killed.returncode == 1
+    said = "error: another process of this run has ended or hangs: see what it said"
+    assert said in killed.stderr
+    for strategy, name in (("ddp", "told"), ("fsdp", "killed")):
+        os.truncate(runs / f"{strategy}-{name}" / "checkpoints" / "last.ckpt", 9999)
+        done = run(strategy, name, "--resume auto")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("WARNING") == 1
+        assert_same(runs / f"{strategy}-whole", runs / f"{strategy}-{name}")
     states = [durable.load(runs / f"{s}-whole/checkpoints/last.ckpt") for s in ("ddp", "fsdp")]
     # not the weights: of a pixel that is always 0 the gradient is rounding, of which Adam makes 1
     averages = [[s["exp_avg"] for s in c["optimizer_states"][0]["state"].values()] for c in states]
