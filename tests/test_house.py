@@ -178,9 +178,9 @@ def test_trainer_parts_on_a_machine_with_four_gpus(
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda *_: (9, 0))
     part = yaml.safe_load((ROOT / f"configs/trainer/{name}.yaml").read_text(encoding="utf-8"))
     options = part["trainer"]
-    if isinstance(options["strategy"], dict):
-        *_, cls = options["strategy"]["class_path"].rpartition(".")
-        options["strategy"] = getattr(strategies, cls)(**options["strategy"]["init_args"])
+    if isinstance(named := options.get("strategy"), dict):
+        *_, cls = named["class_path"].rpartition(".")
+        options["strategy"] = getattr(strategies, cls)(**named["init_args"])
     trainer = L.Trainer(**options, logger=False, enable_checkpointing=False)
     assert type(trainer.strategy).__name__ == strategy
     assert trainer.num_devices == num_devices
