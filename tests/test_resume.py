@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from itertools import chain
 
 import pytest
@@ -140,17 +139,6 @@ def test_a_killed_run_ends_with_the_same_bits(options, fresh, tmp_path):
         assert fresh(name, PLACES[place]) == -signal.SIGKILL, place
         assert fresh(name) == 0, place
         assert_same(tmp_path / "runs" / "whole", tmp_path / "runs" / str(number))
-
-
-def test_a_killed_run_is_the_same_run_of_wandb_when_it_goes_on(fresh, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    line = f"{FIT} --trainer.logger [MetricsCsv,Wandb] --run a --resume auto"
-    assert fresh(line, PLACES["in a step"]) == -signal.SIGKILL
-    time.sleep(1.1)  # the name of W&B's folder is of a second
-    assert fresh(line) == 0
-    kept = (tmp_path / "runs" / "a" / "wandb_run_id").read_text()
-    folders = [*(tmp_path / "runs" / "wandb").glob("offline-run-*")]
-    assert [folder.name.rpartition("-")[2] for folder in folders] == [kept, kept]
 
 
 SIGNALS = {

@@ -46,10 +46,10 @@ def job(tmp_path):
     spooled.write_bytes(SCRIPT.read_bytes())
     asked = tmp_path / "asked"
     given = {
-        "SLURM_JOB_ID": JOB, "SLURM_JOB_NAME": "fulgurite", "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_JOB_ID": JOB, "SLURM_JOB_NAME": "job", "SLURM_SUBMIT_DIR": str(ROOT),
         "SLURM_JOB_NUM_NODES": "1", "SLURM_NNODES": "1", "SLURM_NTASKS": "2",
         "SLURM_NTASKS_PER_NODE": "2", "SLURM_CPUS_PER_TASK": "1", "SLURM_NODELIST": "localhost",
-        "SLURM_JOB_NODELIST": "localhost", "WANDB_MODE": "disabled", "ASKED": str(asked),
+        "SLURM_JOB_NODELIST": "localhost", "ASKED": str(asked),
         "PATH": f"{programs}:{os.environ['PATH']}",
     }  # fmt: skip
 
