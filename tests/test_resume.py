@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from src import durable
-from src.__main__ import main
 from src.callbacks import Monitor
 from src.models.model import Model
 from tests.conftest import ROOT
@@ -22,40 +21,6 @@ FIT = (
     "--trainer.logger [MetricsCsv]"
 )  # five steps an epoch
 NOISE = {"samples_per_s"}  # and the seconds that Monitor keeps
-
-
-@pytest.fixture
-def fresh(tmp_path, monkeypatch, capfd):
-    """`fresh(line, at)`: the exit code of a process that runs it, killed at `at`, a place."""
-
-    def run(line, at=None, number=signal.SIGKILL):
-        words = [*line.split(), "--trainer.default_root_dir", str(tmp_path / "runs")]
-        if pid := os.fork():
-            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        try:
-            code = 1
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            if at:
-                arm(*at, number)
-            code = main(words)
-        finally:
-            os._exit(code)
-
-    monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", raising=False)
-    return run
-
-
-def arm(thing, name, nth, number):
-    """The `nth` call of a method sends this process a signal."""
-    calls, method = [], getattr(thing, name)
-
-    def signalled(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == nth:
-            os.kill(os.getpid(), number)
-        return method(*args, **kwargs)
-
-    setattr(thing, name, signalled)
 
 
 def differences(one, other, place=""):
@@ -179,7 +144,8 @@ torch.set_num_threads(1)
 from src.startup import import_lightning
 import_lightning()
 from src.__main__ import main
-from tests.test_resume import Model, arm
+from src.models.model import Model
+from tests.conftest import arm
 if rank := os.environ.pop("KILLED", None):
     if rank == os.environ.get("LOCAL_RANK", "0"):
         arm(Model, "training_step", 16, int(os.environ["SIGNAL"]))

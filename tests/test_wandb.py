@@ -24,7 +24,7 @@ from wandb.util import get_core_path
 from src.tracking import Wandb
 from src.tracking.wandb_log import git_state
 from tests.conftest import ROOT
-from tests.test_resume import FIT, PLACES, fresh  # noqa: F401
+from tests.test_resume import FIT, PLACES
 from tests.test_tracking import table
 
 KEY = "a" * 40
@@ -199,7 +199,7 @@ def test_runs_follow_each_other_in_one_process_and_a_resumed_one_keeps_its_id(cl
     assert ids[0] == ids[2] != ids[1]
 
 
-def test_a_killed_run_is_the_same_run_when_it_goes_on(fresh, tmp_path, monkeypatch):  # noqa: F811
+def test_a_killed_run_is_the_same_run_when_it_goes_on(fresh, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     line = f"{FIT} --trainer.logger [MetricsCsv,Wandb] --run a --resume auto"
     assert fresh(line, PLACES["in a step"]) == -signal.SIGKILL
