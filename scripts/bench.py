@@ -146,6 +146,15 @@ class Bench:
         rounds = [{n: quietly(p) for n, p in programs.items()} for _ in range(self.rounds)]
         return {name: min(found[name] for found in rounds) for name in programs}
 
+    def pairs(self, one: Callable[[], Any], other: Callable[[], Any]) -> np.ndarray:
+        """Seconds of both in each round, `(2, rounds)`: by turns first, and on a disk at rest."""
+        rounds = np.zeros((1 if self.short else 15, 2))
+        for number, found in enumerate(rounds):
+            for which in (0, 1) if number % 2 else (1, 0):
+                os.sync()
+                found[which] = quietly((one, other)[which])
+        return rounds.T
+
 
 def quietly(program: Callable[[], Any]) -> float:
     """Runs it without a word; seconds."""
@@ -477,20 +486,24 @@ def saving(bench: Bench) -> list[Row]:
     })  # fmt: skip
     runs = {f"digits_mlp, {name}": 1e3 * times.sum() for name, times in clocked.items()}
     state = {"weights": torch.randn(10**5 if bench.short else 50 * 10**6)}
-    files, lightning = DurableIO(), TorchCheckpointIO()
+    files, lightning, waits = DurableIO(), TorchCheckpointIO(), []
 
     def durable() -> None:
+        start = time.perf_counter()
         files.save_checkpoint(state, bench.folder / "durable.ckpt")
+        waits.append(time.perf_counter() - start)
         files.wait()
 
-    saves = bench.least({
-        "200 MB, Lightning": lambda: lightning.save_checkpoint(state, bench.folder / "plain.ckpt"),
-        "200 MB, durable": durable,
-    })  # fmt: skip
-    saves = {name: 1e3 * value for name, value in saves.items()}
+    saves = bench.pairs(
+        lambda: lightning.save_checkpoint(state, bench.folder / "plain.ckpt"), durable
+    )
+    plain, ours = np.median(saves, axis=1).tolist()
+    ratio, waited = float(np.median(saves[1] / saves[0])), float(np.median(waits))
     return [
         *compared(runs, next(iter(runs)), "ms", **{"digits_mlp, as it is": "≤ 1.02"}),
-        *compared(saves, "200 MB, Lightning", "ms", **{"200 MB, durable": "≤ 1.3"}),
+        Row("200 MB, as Lightning saves", 1e3 * plain, "ms", 1.0),
+        Row("200 MB, durable", 1e3 * ours, "ms", ratio, "≤ 1.3"),
+        Row("200 MB, durable, until training goes on", 1e3 * waited, "ms", waited / plain),
     ]
 
 

@@ -108,6 +108,7 @@ class CLI(LightningCLI):
             devices = trainer.num_devices
             raise ValueError(f"`trainer.devices` is {devices}: at most {most} CPU processes")
         DirectLoop.put_into(trainer)
+        self.files.put_into(trainer.strategy)
         for logger in trainer.loggers:
             logger.run_dir = self.folder  # type: ignore[attr-defined]
         tell(trainer, "log_config", yaml.safe_load(self.saved))
@@ -161,8 +162,9 @@ class CLI(LightningCLI):
         self.files.check()
 
     def _fit(self, what: dict[str, Any], ckpt_path: Path | None) -> None:
-        self.trainer.fit(**what, ckpt_path=ckpt_path)
         trainer = self.trainer
+        trainer._checkpoint_connector._ckpt_path = ckpt_path  # asked for before it is read
+        trainer.fit(**what, ckpt_path=ckpt_path)
         if trainer.is_global_zero and self.num_steps == trainer.global_step:
             print(f"{self.folder} is finished: there is nothing left to train")
         self._test_best(what)

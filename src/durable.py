@@ -19,6 +19,9 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from torch.utils.serialization import config
 
 MARK = b"\nsha256 "  # then the digest in hex: the end of each file, which torch doesn't look at
 TRAILER = len(MARK) + 64
@@ -40,15 +43,22 @@ def load(path: Path) -> Any:
         FileNotFoundError: There is neither.
     """
     guard()
+    file = whole(path)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as e:  # whole, but not of a kind that may be read
+        raise ValueError(f"checkpoint {file} holds more than numbers and texts") from e
+
+
+def whole(path: Path, is_loud: bool = True) -> Path:
+    """The checkpoint, or the one before it, as `load` takes it, with the same errors."""
     for file in (path, previous(path)):
         if is_whole(file):
-            if file is not path:
+            if file is not path and is_loud:
                 what = "is damaged" if path.exists() else "is gone"
-                print(f"WARNING: {path} {what}: {file.name} is taken instead", file=sys.stderr)
-            try:
-                return torch.load(file, map_location="cpu", weights_only=True)
-            except Exception as e:  # whole, but not of a kind that may be read
-                raise ValueError(f"checkpoint {file} holds more than numbers and texts") from e
+                text = f"WARNING: {path} {what}: {file.name} is taken instead"
+                rank_zero_only(print)(text, file=sys.stderr)
+            return file
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     raise ValueError(f"checkpoint {path} is damaged, or no checkpoint")
@@ -91,11 +101,11 @@ def share(path: Path, other: Path) -> None:
         write(other, path.read_bytes())
 
 
-def write(path: Path, *parts: bytes | memoryview) -> None:
-    """Writes a file, and waits until it is on the disk."""
+def write(path: Path, data: bytes | memoryview, end: Callable[[], bytes] = bytes) -> None:
+    """Writes a file, then its end, which is made meanwhile, and waits until it is on the disk."""
     with path.open("wb") as file:
-        for part in parts:
-            file.write(part)
+        file.write(data)
+        file.write(end())
         file.flush()
         os.fsync(file.fileno())
 
@@ -124,19 +134,43 @@ class DurableIO(CheckpointIO):
 
     def __init__(self) -> None:
         self.failure: OSError | None = None
-        self._thread = ThreadPoolExecutor(1)
+        self._thread, self._beside = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._saving: Future[None] | None = None
         self.log: Path | None = None  # whose rows a checkpoint counts
         self.held: list[dict[str, Any]] = []  # a checkpoint that is read already, loaded first
         self._known: set[Path] = set()  # files that were whole when this process last looked
+
+    def put_into(self, strategy: Any) -> None:
+        """Has a strategy load by this alone, even where processes share the weights.
+
+        Raises:
+            ValueError: It would save several files, and some of them could be damaged or older.
+        """
+        of_each = getattr(strategy, "_save_distributed_checkpoint", False)  # FSDP2
+        of_each |= getattr(strategy, "_state_dict_type", "full") != "full"  # FSDP
+        if of_each or isinstance(strategy, DeepSpeedStrategy):
+            what = f"`trainer.strategy` {type(strategy).__name__} saves a file a process, not one"
+            raise ValueError(f"{what}: take it as configs/trainer/fsdp.yaml does, or ddp")
+        if strategy.restore_checkpoint_after_setup:  # it reads the file by itself
+            load = strategy.load_checkpoint
+            strategy.load_checkpoint = lambda path, **how: load(self._whole(path), **how)
+
+    def _whole(self, path: str | Path) -> Path:
+        self.wait()
+        held, self.held = self.held, []  # of one that was read already, it is said
+        return whole(Path(path), is_loud=not held)
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         self.wait()
         buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        self._begin(Path(path), lambda part: write(part, data := buffer.getbuffer(), seal(data)))
+        # half the time, for numbers at which torch doesn't look
+        with config.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
+            torch.save(checkpoint, buffer)
+        data = buffer.getbuffer()
+        end = self._beside.submit(seal, data).result  # takes as long as the disk does
+        self._begin(Path(path), lambda part: write(part, data, end))
 
     def copy(self, path: Path, other: Path) -> None:
         """Makes `other` what `path` is, as soon as that is saved, and if it is."""

@@ -155,7 +155,7 @@ class RunFolder(L.Callback):
         size = sum(p.numel() for p in pl_module.parameters())
         still = sum(p.numel() for p in pl_module.parameters() if not p.requires_grad)
         frozen = f", {still:,} of them frozen" if still else ""
-        names = type(data.source).__name__, type(pl_module.net).__name__
+        names = [type(each).__name__.removeprefix("FSDP") for each in (data.source, pl_module.net)]
         print(f"{names[0]}: {counts} rows; {names[1]}: {size:,} parameters{frozen}", flush=True)
         model = {"net": names[1], "num_weights": size, "modes": pl_module.modes}
         stated = data.split.report, vars(data.statistics), model

@@ -1,6 +1,7 @@
 """Runs in one process: an import of torch and Lightning costs seconds, a small run a tenth."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -74,3 +75,38 @@ def go(
         return Said(code, *capfd.readouterr())
 
     return typed
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch, capfd):
+    """`fresh(line, at)`: the exit code of a process that runs it, killed at `at`, a place."""
+    from src.__main__ import main
+
+    def run(line, at=None, number=signal.SIGKILL):
+        words = [*line.split(), "--trainer.default_root_dir", str(tmp_path / "runs")]
+        if pid := os.fork():
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        try:
+            code = 1
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            if at:
+                arm(*at, number)
+            code = main(words)
+        finally:
+            os._exit(code)
+
+    monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", raising=False)
+    return run
+
+
+def arm(thing, name, nth, number):
+    """The `nth` call of a method sends this process a signal."""
+    calls, method = [], getattr(thing, name)
+
+    def signalled(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == nth:
+            os.kill(os.getpid(), number)
+        return method(*args, **kwargs)
+
+    setattr(thing, name, signalled)

@@ -95,10 +95,10 @@ def rename_first(part, path, keep):
     part.unlink()
 
 
-def unconfirmed(path, *parts):
+def unconfirmed(path, data, end=bytes):
     with path.open("wb") as file:
-        for part in parts:
-            file.write(part)
+        file.write(data)
+        file.write(end())
 
 
 def drop(self, path):

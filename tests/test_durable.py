@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import strategies
 
 from src import durable
 from src.durable import DurableIO, load, previous, seal, write
+from tests.conftest import refused
 
 FIT = "fit --config configs/digits_mlp.yaml --data.batch_size 256 --trainer.max_epochs 3"
 
@@ -91,7 +93,7 @@ class Disk:
         def wrote(path, *parts):
             self.steps.append([("torn", path.name)])
             write(path, *parts)
-            self.steps.append([("new", path.name, b"".join(parts))])
+            self.steps.append([("new", path.name, path.read_bytes())])
 
         for method in (replace, unlink, hardlink_to):
             monkeypatch.setattr(Path, method.__name__, method)
@@ -233,6 +235,33 @@ def test_test_and_predict_take_the_one_before_as_well(go, tmp_path):
         again = go(f"{command} --ckpt_path {best}")
         assert again.code == 0
         assert again.err.startswith(f"WARNING: {best} is damaged: best.ckpt.prev is taken instead")
+
+
+def test_a_strategy_that_saves_several_files_is_refused():
+    several = [
+        strategies.ModelParallelStrategy(),
+        strategies.FSDPStrategy(state_dict_type="sharded"),
+        object.__new__(strategies.DeepSpeedStrategy),  # whose package need not be there
+    ]
+    for strategy in several:
+        said = refused(lambda strategy=strategy: DurableIO().put_into(strategy))
+        what = f"`trainer.strategy` {type(strategy).__name__} saves a file a process, not one"
+        assert said == f"{what}: take it as configs/trainer/fsdp.yaml does, or ddp"
+
+
+def test_a_strategy_that_reads_files_itself_is_given_a_whole_one(last, monkeypatch, capsys):
+    cls, reads = strategies.FSDPStrategy, []
+    monkeypatch.setattr(cls, "load_checkpoint", lambda _, path: reads.append(path))
+    files, strategy = DurableIO(), cls()
+    files.put_into(strategy)
+    strategy.load_checkpoint(last)
+    flip(last, 999)
+    files.held = [{"already": "read, and told of"}]
+    for count in (0, 1):
+        strategy.load_checkpoint(str(last))
+        assert capsys.readouterr().err.count("last.ckpt is damaged") == count
+        assert not files.held
+    assert reads == [last, previous(last), previous(last)]
 
 
 def test_pickled_code_is_not_run(last, monkeypatch, tmp_path):

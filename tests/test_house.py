@@ -12,6 +12,7 @@ from pathlib import Path
 import lightning.pytorch as L
 import pytest
 import yaml
+from lightning.pytorch import strategies
 
 from src.__main__ import OWN
 from src.config import ROOMS
@@ -165,7 +166,7 @@ SLURM = (ROOT / "scripts/slurm.sh").read_text(encoding="utf-8")
     [
         ("gpu", "SingleDeviceStrategy", 1, "bf16-mixed"),
         ("ddp", "DDPStrategy", 4, "32-true"),
-        ("fsdp", "FSDPStrategy", 4, "32-true"),
+        ("fsdp", "ModelParallelStrategy", 4, "32-true"),
         ("slurm", "DDPStrategy", 1, "bf16-mixed"),
     ],
 )
@@ -176,7 +177,11 @@ def test_trainer_parts_on_a_machine_with_four_gpus(
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda *_: (9, 0))
     part = yaml.safe_load((ROOT / f"configs/trainer/{name}.yaml").read_text(encoding="utf-8"))
-    trainer = L.Trainer(**part["trainer"], logger=False, enable_checkpointing=False)
+    options = part["trainer"]
+    if isinstance(named := options.get("strategy"), dict):
+        *_, cls = named["class_path"].rpartition(".")
+        options["strategy"] = getattr(strategies, cls)(**named["init_args"])
+    trainer = L.Trainer(**options, logger=False, enable_checkpointing=False)
     assert type(trainer.strategy).__name__ == strategy
     assert trainer.num_devices == num_devices
     assert trainer.precision == precision

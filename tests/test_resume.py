@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from src import durable
-from src.__main__ import main
 from src.callbacks import Monitor
 from src.models.model import Model
 from tests.conftest import ROOT
@@ -22,40 +21,6 @@ FIT = (
     "--trainer.logger [MetricsCsv]"
 )  # five steps an epoch
 NOISE = {"samples_per_s"}  # and the seconds that Monitor keeps
-
-
-@pytest.fixture
-def fresh(tmp_path, monkeypatch, capfd):
-    """`fresh(line, at)`: the exit code of a process that runs it, killed at `at`, a place."""
-
-    def run(line, at=None, number=signal.SIGKILL):
-        words = [*line.split(), "--trainer.default_root_dir", str(tmp_path / "runs")]
-        if pid := os.fork():
-            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        try:
-            code = 1
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            if at:
-                arm(*at, number)
-            code = main(words)
-        finally:
-            os._exit(code)
-
-    monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", raising=False)
-    return run
-
-
-def arm(thing, name, nth, number):
-    """The `nth` call of a method sends this process a signal."""
-    calls, method = [], getattr(thing, name)
-
-    def signalled(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == nth:
-            os.kill(os.getpid(), number)
-        return method(*args, **kwargs)
-
-    setattr(thing, name, signalled)
 
 
 def differences(one, other, place=""):
@@ -197,10 +162,11 @@ torch.set_num_threads(1)
 from src.startup import import_lightning
 import_lightning()
 from src.__main__ import main
-from tests.test_resume import Model, arm
+from src.models.model import Model
+from tests.conftest import arm
 if rank := os.environ.pop("KILLED", None):
     if rank == os.environ.get("LOCAL_RANK", "0"):
-        arm(Model, "training_step", 8, int(os.environ["SIGNAL"]))
+        arm(Model, "training_step", 16, int(os.environ["SIGNAL"]))
     else:
         os.environ["KILLED"] = rank
 sys.exit(main(sys.argv[1:]))
@@ -208,34 +174,43 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_two_processes_end_together_and_go_on_with_the_same_bits(tmp_path):
-    script = tmp_path / "ranks.py"
+    """Be the weights whole in each of them or shared out; from the checkpoint before the newest."""
+    script, runs = tmp_path / "ranks.py", tmp_path / "runs"
     script.write_text(RANKS)
     line = (
         f"{FIT} --model.net.norm batch --data.batch_size 160 --callbacks.checkpoint.every_n_steps 3 "
         "--trainer.accumulate_grad_batches 2 --trainer.max_epochs 5 "  # an even number of batches
-        f"--trainer.devices 2 --trainer.accelerator cpu --trainer.strategy ddp "
-        f"--trainer.default_root_dir {tmp_path}/runs --run"
+        f"--trainer.default_root_dir {runs} --config configs/trainer/"
     )
+    there = ".yaml --trainer.devices 2 --trainer.accelerator cpu --run "
 
-    def run(name, **environment):
+    def run(strategy, name, more="", **environment):
         return subprocess.run(
-            [sys.executable, script, *line.split(), *name.split()],
+            [sys.executable, script, *f"{line}{strategy}{there}{strategy}-{name} {more}".split()],
             cwd=ROOT, capture_output=True, text=True, timeout=240,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
         )  # fmt: skip
 
-    done = run("whole")
-    assert done.returncode == 0, done.stderr
-    done = run("killed", KILLED="1", SIGNAL="9")
-    assert done.returncode == 1
-    assert "error: another process of this run has ended or hangs: see what it said" in done.stderr
-    told = run("told", KILLED="0", SIGNAL="15")
-    last = tmp_path / "runs" / "told" / "checkpoints" / "last.ckpt"
+    for strategy in ("ddp", "fsdp"):
+        done = run(strategy, "whole")
+        assert done.returncode == 0, done.stderr
+    told = run("ddp", "told", KILLED="0", SIGNAL="15")
+    last = runs / "ddp-told" / "checkpoints" / "last.ckpt"
     assert (told.returncode, told.stderr.splitlines()[-1]) == (
         75,
         f"error: interrupted; go on with: python -m src fit --ckpt_path {last}",
     )
-    for name in ("killed", "told"):
-        done = run(f"{name} --resume auto")
+    killed = run("fsdp", "killed", KILLED="1", SIGNAL="9")
+    assert killed.returncode == 1
+    said = "error: another process of this run has ended or hangs: see what it said"
+    assert said in killed.stderr
+    for strategy, name in (("ddp", "told"), ("fsdp", "killed")):
+        os.truncate(runs / f"{strategy}-{name}" / "checkpoints" / "last.ckpt", 9999)
+        done = run(strategy, name, "--resume auto")
         assert done.returncode == 0, done.stderr
-        assert_same(tmp_path / "runs" / "whole", tmp_path / "runs" / name)
+        assert done.stderr.count("WARNING") == 1
+        assert_same(runs / f"{strategy}-whole", runs / f"{strategy}-{name}")
+    states = [durable.load(runs / f"{s}-whole/checkpoints/last.ckpt") for s in ("ddp", "fsdp")]
+    # not the weights: of a pixel that is always 0 the gradient is rounding, of which Adam makes 1
+    averages = [[s["exp_avg"] for s in c["optimizer_states"][0]["state"].values()] for c in states]
+    torch.testing.assert_close(*averages, rtol=1e-4, atol=1e-6)

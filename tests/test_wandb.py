@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from wandb.util import get_core_path
 from src.tracking import Wandb
 from src.tracking.wandb_log import git_state
 from tests.conftest import ROOT
+from tests.test_resume import FIT, PLACES
 from tests.test_tracking import table
 
 KEY = "a" * 40
@@ -195,6 +197,17 @@ def test_runs_follow_each_other_in_one_process_and_a_resumed_one_keeps_its_id(cl
             assert wandb.run is None
     logger.finish()
     assert ids[0] == ids[2] != ids[1]
+
+
+def test_a_killed_run_is_the_same_run_when_it_goes_on(fresh, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    line = f"{FIT} --trainer.logger [MetricsCsv,Wandb] --run a --resume auto"
+    assert fresh(line, PLACES["in a step"]) == -signal.SIGKILL
+    time.sleep(1.1)  # the name of W&B's folder is of a second
+    assert fresh(line) == 0
+    kept = (tmp_path / "runs" / "a" / "wandb_run_id").read_text()
+    folders = [*(tmp_path / "runs" / "wandb").glob("offline-run-*")]
+    assert [folder.name.rpartition("-")[2] for folder in folders] == [kept, kept]
 
 
 @pytest.mark.parametrize("answers", [False, True])

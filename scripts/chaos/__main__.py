@@ -110,7 +110,8 @@ def run(chosen: list[int], asked: int, seed: int, at_once: int, root: Path) -> d
     for variant in VARIANTS:
         check(Lab(root, "whole").make_whole(variant))
     if 11 in chosen:
-        check(ranks.make_whole(root))
+        for strategy in ranks.STRATEGIES:
+            check(ranks.make_whole(root, strategy))
     todo = [(n, trial) for n in chosen for trial in range(ROWS[n].num_trials(asked))]
     todo.sort(key=lambda job: job[0] in FIRST)  # the last is taken first
     running: dict[tuple[int, int], Process] = {}

@@ -23,8 +23,10 @@ from src.data.sources import Wine
 from src.models import Classifier
 from src.models.model import Model
 
-TWO = f"{FIT} --trainer.devices 2 --trainer.strategy ddp --data.batch_size 8 "
-TWO += "--model.augment [Noise,Mixup] --callbacks.checkpoint.every_n_steps 2 --resume auto"
+STRATEGIES = ("ddp", "fsdp")  # whose processes have the weights whole, and in shares
+TWO = f"{FIT} --trainer.devices 2 --data.batch_size 8 "
+TWO += "--model.augment [Noise,Mixup] --callbacks.checkpoint.every_n_steps 2 --resume auto "
+TWO += "--config configs/trainer"
 TIMEOUT_S = 10.0  # for which ranks wait for each other
 MORE_S = 30.0  # within which all have ended then
 LONGEST_S = 300.0
@@ -69,7 +71,7 @@ def rank_fails(lab: Lab, rng: Random, number: int) -> Outcome:
     """One of two ranks fails: the job ends in time, and leaves no process."""
     happened = lab.root / f"{lab.name}.happened"
     fault = f"{FAULTS[number % len(FAULTS)]} {rng.randint(2, STEPS)}"
-    words = f"{TWO} --run {lab.name}"
+    words = f"{TWO}/ddp.yaml --run {lab.name}"
     done, left_s = start(lab, words, CHAOS=fault, CHAOS_HAPPENED=str(happened))
     if not happened.is_file():
         return Outcome([[f"{fault}: it did not happen: exit {done.code}, {last_line(done)}"]])
@@ -82,24 +84,25 @@ def rank_fails(lab: Lab, rng: Random, number: int) -> Outcome:
     return Outcome([lost])
 
 
-def make_whole(root: Path) -> Done:
+def make_whole(root: Path, strategy: str) -> Done:
     """Two ranks to which nothing happens."""
-    lab = Lab(root, "whole-two")
-    return start(lab, f"{TWO} --run {lab.name}")[0]
+    lab = Lab(root, f"whole-{strategy}")
+    return start(lab, f"{TWO}/{strategy}.yaml --run {lab.name}")[0]
 
 
 def restarted(lab: Lab, rng: Random, number: int) -> Outcome:
     """A rank is killed, and torchrun starts both again: they go on with the same bits."""
     fault = f"killed {rng.randint(0, 1)} {rng.randint(2, STEPS)}"
+    strategy = STRATEGIES[number % 2]
     store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # gloo's would be that of before
     happened = lab.root / f"{lab.name}.happened"
     more = {**store, "CHAOS": fault, "CHAOS_HAPPENED": str(happened)}
-    done, left_s = start(lab, f"{TWO} --run {lab.name}", TORCHRUN, **more)
+    done, left_s = start(lab, f"{TWO}/{strategy}.yaml --run {lab.name}", TORCHRUN, **more)
     if not happened.is_file():
         return Outcome([[f"{fault}: it did not happen: exit {done.code}, {last_line(done)}"]])
     if done.code:
         return Outcome([[f"{fault}: exit {done.code}, {last_line(done)}"]])
-    return Outcome([lab.lost("two") + [f"{fault}: a process was left"] * (left_s > MORE_S)])
+    return Outcome([lab.lost(strategy) + [f"{fault}: a process was left"] * (left_s > MORE_S)])
 
 
 def worker_killed(lab: Lab, rng: Random, number: int) -> Outcome:

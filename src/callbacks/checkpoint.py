@@ -194,3 +194,6 @@ class EarlyStopping(LightningEarlyStopping):
     def on_fit_start(self, trainer: Any, *_: Any) -> None:
         """A run that has stopped stays so when it is gone on with."""
         trainer.should_stop |= self.wait_count >= self.patience
+
+    def on_train_start(self, trainer: Any, *_: Any) -> None:
+        self.on_fit_start(trainer)  # where processes share the weights, it is known only now

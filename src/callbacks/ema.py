@@ -22,6 +22,8 @@ class EMA(WeightAveraging):
         self.decay = decay
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if trainer.strategy.restore_checkpoint_after_setup:
+            raise ValueError("the callback EMA needs whole weights: train with ddp, or without it")
         self._device = trainer.strategy.root_device  # the model itself gets there later
         super().setup(trainer, pl_module, stage)
 

@@ -86,7 +86,7 @@ class Monitor(Callback):
             grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
             if grads:  # else it is skipped
                 norm = whole(math.inf) if whole else torch.nn.utils.get_total_norm(grads)
-                self._norms.append(norm)
+                self._norms.append(getattr(norm, "full_tensor", norm.detach)())
         self._steps += 1
         self._lr = optimizer.param_groups[0]["lr"]  # at the epoch's end it is that of the next
 

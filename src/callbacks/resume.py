@@ -39,10 +39,11 @@ class Resume(Callback):
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == "fit":
             self._found = checkpoint.get("resume", {})
+            self.on_fit_start(trainer, pl_module)  # it has been, if processes share weights
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Loggers forget what was logged after the checkpoint: it is logged again."""
-        for log in of_state(trainer):
+        for log in of_state(trainer) if self._found or not trainer.ckpt_path else []:
             log.load_state_dict(self._found.get("logs", {}).get(type(log).__name__, {}))
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:

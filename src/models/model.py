@@ -106,6 +106,13 @@ class Model(L.LightningModule):
             transfer.take(self.net, str(self.init_from), self.starts_from, data.signature)
         self.frozen = transfer.freeze(self.net, self.frozen_names)
         self.train(self.training)
+        if self.device_mesh:  # of ModelParallelStrategy
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import fully_shard
+
+            every = init_device_mesh(self.device_mesh.device_type, (dist.get_world_size(),))
+            fully_shard(self.net, mesh=every)
+            self.net.register_forward_pre_hook(share_buffers)
         if self.compiles:
             self.net.compile(mode=None if self.compiles is True else self.compiles)
 
@@ -249,6 +256,12 @@ class Model(L.LightningModule):
         checkpoint["lr_schedulers"] = []
 
 
+def share_buffers(net: nn.Module, _: Any) -> None:
+    """Gives all processes the averages of batch norm that the first has, as DDP does."""
+    for buffer in net.buffers():
+        dist.broadcast(buffer, 0)
+
+
 def in_parts(net: Net, x: Tensor, num_parts: int) -> Tensor:
     """What the net makes of a batch, with the memory of a part: each is computed again backward."""
     return torch.cat([checkpoint(net, part, use_reentrant=False) for part in x.chunk(num_parts)])
@@ -256,6 +269,7 @@ def in_parts(net: Net, x: Tensor, num_parts: int) -> Tensor:
 
 def memory_alone(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
     """What an optimizer takes from a checkpoint: no option, and no memory of another optimizer."""
-    groups = optimizer.state_dict()["param_groups"]
-    same = state["param_groups"][0].get("optimizer") == groups[0]["optimizer"]
-    return {"state": state["state"] if same else {}, "param_groups": groups}
+    [group], [old] = optimizer.state_dict()["param_groups"], state["param_groups"]
+    same = old.get("optimizer") == group["optimizer"]
+    own = [group | {"params": old["params"]}]  # names or numbers, as in the state
+    return {"state": state["state"] if same else {}, "param_groups": own}
