@@ -15,10 +15,13 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDES = sorted((ROOT / "docs").glob("*.md"))  # data.md before deploy.md, which goes on with it
 PAGES = [README, *(path.read_text(encoding="utf-8") for path in GUIDES)]
 BLOCKS = [block for page in PAGES for block in re.findall(r"```bash\n(.*?)```", page, re.S)]
+FILES = [
+    file for page in PAGES for file in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page, re.S)
+]
 COMMANDS = [line.partition("   #")[0].strip() for block in BLOCKS for line in block.splitlines()]
 OURS = [c.removeprefix("python -m src ") for c in COMMANDS if c.startswith("python -m src ")]
 ELSEWHERE = ("make ", "pip install", "python -m pytest", "python -m scripts.", "wandb ", "curl ")
-ELSEWHERE += ("copier ", "cookiecutter ", "python template/")
+ELSEWHERE += ("sbatch ", "torchrun ", "copier ", "cookiecutter ", "python template/")
 
 
 def test_the_commands_run(tmp_path, monkeypatch, capfd):
@@ -27,7 +30,10 @@ def test_the_commands_run(tmp_path, monkeypatch, capfd):
     rows = np.random.default_rng(0).normal(size=(200, 2))
     text = "".join(f"{a},{'old' if b > 0 else 'new'},{3 * a + b}\n" for a, b in rows)
     (tmp_path / "data" / "houses.csv").write_text("size,state,price\n" + text)
+    for name, text in FILES:
+        (tmp_path / name).write_text(text, "utf-8")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     failed = {}
     for command in OURS:
         if "--trainer.devices 2" in command or command.startswith("serve "):
