@@ -349,7 +349,7 @@ def test_a_room_that_was_deleted_has_no_subcommands(tmp_path):
         said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert said.returncode == code
         assert "export" not in said.stdout
-        assert "\n  search" in said.stdout or re.fullmatch(
+        assert "\n  validate" in said.stdout or re.fullmatch(
             r"error: no subcommand '\w+'; there are: .*fit, .*, list\n", said.stderr
         )
 

@@ -32,7 +32,7 @@ from src.deploy.rows import Reader
 from src.deploy.served import Served
 from src.deploy.trained import as_json
 from tests.conftest import ROOT, refused
-from tests.exports import SOME, export, root, run
+from tests.exports import SOME, draw_images, export, root, run
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="serve needs Linux or macOS")
 EXAMPLE = {"size": 90.5, "state": "new", "rooms": 2, "town": "a"}
@@ -210,8 +210,8 @@ def test_a_table_gets_what_predict_says():
 @pytest.mark.parametrize("name", ["colours"])
 def test_images_get_what_predict_says(name, tmp_path):
     """All images of a folder, of other sizes, by bytes and by base64; one turned by its EXIF data."""
-    folder = tmp_path / "new"
-    shutil.copytree(root() / "colours" / "r", folder)
+    draw_images(tmp_path)
+    folder = (tmp_path / "colours" / "r").rename(tmp_path / "new")
     turned = Image.fromarray(np.arange(600, dtype=np.uint8).reshape(10, 20, 3))
     exif = Image.Exif()
     exif[0x112] = 6
