@@ -13,6 +13,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from src.startup import import_wandb
 from src.tracking.git import git_state
 
 ENVIRONMENT = {  # of W&B, where it isn't set outside
@@ -74,6 +75,7 @@ class Wandb(WandbLogger):
     def _start(self) -> None:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        import_wandb()
         import wandb
 
         if wandb.run is not None:  # of an earlier run in this process
