@@ -2,8 +2,8 @@
 
 These are scipy.signal and matplotlib, which torchmetrics wants for audio and for plots of its own,
 and the compiler of torch, which Lightning wants so as to know a compiled model when it sees one,
-and each optimizer so as to hide from it. All of them can still be imported. W&B starts sooner, too.
-With other versions than those that this was tried with, everything is imported as ever.
+and each optimizer so as to hide from it. All of them can still be imported. With other versions
+than those that this was tried with, everything is imported as ever.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import gc
 import re
 import sys
-import time
 from collections.abc import Callable
 from functools import wraps
 from importlib.metadata import version
@@ -19,19 +18,15 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
-TRIED = {"lightning": "2.6.6", "torch": "2.13.0", "torchmetrics": "1.9.0", "wandb": "0.31.0"}
+TRIED = {"lightning": "2.6.6", "torch": "2.13.0", "torchmetrics": "1.9.0"}
 SLOW = ("scipy", "matplotlib")
 COMPILER = "torch._dynamo"
 
 
-def is_tried(*names: str) -> bool:
-    """Whether these packages are of the versions that this was tried with."""
-    return all(version(name).partition("+")[0] == TRIED[name] for name in names)
-
-
 def import_lightning() -> None:
     """Imports Lightning quickly, if nothing has imported it yet."""
-    if "lightning" in sys.modules or not is_tried("lightning", "torch", "torchmetrics"):
+    tried = all(version(name).partition("+")[0] == number for name, number in TRIED.items())
+    if not tried or "lightning" in sys.modules:
         return
     gc.disable()
     import torch
@@ -57,16 +52,6 @@ def import_lightning() -> None:
         free(cls)
     gc.freeze()  # no collection looks at what was imported: 0.5 s of a run of 4.5
     gc.enable()
-
-
-def import_wandb() -> None:
-    """Imports W&B quickly: without a help text for each setting; and its process starts sooner."""
-    if is_tried("wandb"):
-        texts = "pydantic._internal._fields.extract_docstrings_from_cls"
-        with patch(texts, lambda *_, **__: {}, create=True):
-            from wandb.sdk.lib.service import service_port_file as service
-        # it looks whether the process is there now, and then after 0.2 s, and that takes 0.05
-        vars(service)["_SLEEP"] = lambda seconds: time.sleep(seconds / 20)
 
 
 def stand_in() -> ModuleType:

@@ -87,10 +87,8 @@ class Batches:
         self.position = 0
 
     def _take(self, row: Tensor) -> Batch:
-        if isinstance(self.x, Tensor):
-            x = self.x.index_select(0, row)
-        else:
-            x = torch.from_numpy(self.x[row.numpy()])
+        whole = isinstance(self.x, Tensor)
+        x = self.x.index_select(0, row) if whole else torch.from_numpy(self.x[row.numpy()])
         return Batch(x, None if self.y is None else self.y.index_select(0, row), row)
 
     @property

@@ -231,9 +231,8 @@ def _ordered(values: np.ndarray, codes: np.ndarray, num: int) -> list[np.ndarray
             keys[block] += codes[block] << 53
         keys.sort()
         return np.split(keys, keys.searchsorted(np.arange(1, num) << 53))
-    order = np.argsort(codes.astype(np.min_scalar_type(num)), kind="stable")
-    ends = np.bincount(codes, minlength=num).cumsum()[:-1]
-    return [np.sort(part) for part in np.split(values[order], ends)]
+    pairs = np.sort(codes + 1j * values)  # complex numbers go by their real part first
+    return np.split(pairs.imag, pairs.real.searchsorted(np.arange(1, num)))
 
 
 def _draw(values: np.ndarray, shares: tuple[float, ...], unit: str, owner: str) -> list[Any]:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -50,18 +49,13 @@ def fit(
     Raises:
         ValueError: A feature has no value, or a value or its square is infinite.
     """
-    todo = chunks(x, index)
-    done: list[Any] = [None] * len(todo)
 
-    def measure(first: int) -> None:
-        for i in range(first, len(todo), NUM_THREADS):
-            rows = todo[i]
-            is_run = (np.diff(rows) == 1).all()  # a slice of x is no copy
-            done[i] = moments(x[rows[0] : rows[-1] + 1] if is_run else x[rows])
+    def measure(rows: np.ndarray) -> Moments:
+        is_run = (np.diff(rows) == 1).all()  # a slice of x is no copy
+        return moments(x[rows[0] : rows[-1] + 1] if is_run else x[rows])
 
     with np.errstate(over="ignore", invalid="ignore"), ThreadPoolExecutor(NUM_THREADS) as pool:
-        list(pool.map(measure, range(NUM_THREADS)))  # raises what a thread did
-        count, mean, squares = merge(done)
+        count, mean, squares = merge(pool.map(measure, chunks(x, index)))
     if (bad := (count == 0) | ~np.isfinite(squares)).any():
         name = repr(names[bad.argmax()]) if names else bad.argmax()
         what = "infinite or huge values" if count[bad.argmax()] else "no value"
