@@ -66,8 +66,9 @@ class Partition:
         """Divides the rows; those that were there when `kept` was drawn stay where they were."""
         kept = kept or {}
         ids = hash_rows(rows.x) if rows.ids is None else rows.ids
-        where = np.full(len(rows), FREE if rows.published is None else rows.published, np.int8)
-        published = [split for split in (VAL, TEST) if (where == split).any()]
+        given = FREE if rows.published is None else rows.published
+        where = np.full(len(rows), given, np.int8)
+        published = [split for split in (VAL, TEST) if np.any(given == split)]
         splits, shares = zip(*self._parts(published), strict=True)
         unit, values = self._units(rows, ids)
         of = self.group_by or self.time_by or rows.x.shape[1:]
@@ -104,7 +105,7 @@ class Partition:
             "evaluated": dict(zip(SPLITS[1:], evaluated, strict=True)),
             "counts": {name: len(i) for name, i in index.items()},
             "class_counts": _count_classes(rows, where),
-            "dropped": int((where == FREE).sum()),
+            "dropped": len(rows) - sum(map(len, index.values())),
             "key": key,
             "boundaries": boundaries,
         }
