@@ -28,6 +28,7 @@ def import_lightning() -> None:
     tried = all(version(name).partition("+")[0] == number for name, number in TRIED.items())
     if not tried or "lightning" in sys.modules:
         return
+    gc.disable()
     import torch
     from lightning_utilities.core import imports
 
@@ -50,6 +51,7 @@ def import_lightning() -> None:
     for cls in {*torch.optim.Optimizer.__subclasses__(), torch.optim.Optimizer}:
         free(cls)
     gc.freeze()  # no collection looks at what was imported: 0.5 s of a run of 4.5
+    gc.enable()
 
 
 def stand_in() -> ModuleType:

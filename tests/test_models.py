@@ -146,7 +146,9 @@ def test_label_smoothing_is_that_of_torch():
 
 def test_mixup_mixes_the_loss_of_both_targets():
     model, data = attached(Classifier(net=net, optimizer=adam, augment=[Mixup(1.0)]))
-    batch = next(iter(data.train_dataloader()))
+    loader = data.train_dataloader()
+    assert loader.x.data_ptr() == data.rows.x.ctypes.data  # shared, not copied
+    batch = next(iter(loader))
     loss = model.training_step(batch, 0)
     x = model.normalize(batch.x)
     mixed, weight = augment(x, batch.row, 0, 0, model.augmentations)

@@ -19,9 +19,11 @@ import pytest
 import wandb
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
+from pydantic._internal import _docs_extraction, _fields
+from wandb.sdk.lib.service import service_port_file
 from wandb.util import get_core_path
 
-from src.tracking import Wandb
+from src.tracking import Wandb, wandb_log
 from src.tracking.wandb_log import git_state
 from tests.conftest import ROOT
 from tests.test_resume import FIT, PLACES
@@ -264,6 +266,18 @@ def test_a_start_does_not_import_the_launcher_of_wandb(clean, logger):
     logger.experiment._detect_and_apply_job_inputs()  # it is back
     assert len(asked) == 1
     logger.finish()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_quick_start_changes_nothing_but_how_often_it_looks(clean, logger, there, capfd):
+    if not there:
+        clean.setattr(wandb_log, "HELP_TEXTS", "pydantic.elsewhere.extract")  # another version
+    clean.setattr(service_port_file, "_SLEEP", time.sleep)
+    assert logger.experiment.id
+    assert (service_port_file._SLEEP is time.sleep) != there
+    assert _fields.extract_docstrings_from_cls is _docs_extraction.extract_docstrings_from_cls
+    logger.finish()
+    assert capfd.readouterr().err.startswith("W&B: offline (no key)")
 
 
 def test_a_wandb_that_breaks_costs_one_line(clean, logger, capsys):

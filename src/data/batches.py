@@ -30,7 +30,7 @@ class Batches:
     """Iterates over one split; the order is a pure function of (seed, epoch, rank).
 
     Args:
-        x: `(N, *in_shape)` all rows: an array or its like, or a tensor on the GPU.
+        x: `(N, *in_shape)` all rows: a tensor, or rows on disk that are indexed like an array.
         y: `(N, ...)` labels of all rows, or `None`.
         index: `(M,)` int64 rows of this split.
         batch_size: Rows a batch and process, 1 or more.
@@ -87,10 +87,8 @@ class Batches:
         self.position = 0
 
     def _take(self, row: Tensor) -> Batch:
-        if isinstance(self.x, Tensor):
-            x = self.x.index_select(0, row)
-        else:
-            x = torch.from_numpy(self.x[row.numpy()])  # 1.3 to 3 times as fast as torch's indexing
+        whole = isinstance(self.x, Tensor)
+        x = self.x.index_select(0, row) if whole else torch.from_numpy(self.x[row.numpy()])
         return Batch(x, None if self.y is None else self.y.index_select(0, row), row)
 
     @property

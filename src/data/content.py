@@ -65,23 +65,23 @@ def hash_names(names: np.ndarray) -> np.ndarray:
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)[codes]
 
 
-def fingerprints(ids: np.ndarray, y: np.ndarray, *masks: np.ndarray) -> list[str]:
+def fingerprints(ids: np.ndarray, y: np.ndarray, num_classes: int, *masks: np.ndarray) -> list[str]:
     """16 hex digits that change with a row or its label, but not with the order of the rows.
 
     Args:
         ids: `(N,)` uint64 hash of each row's content.
         y: `(N, ...)` label of each row.
+        num_classes: Number of classes that `y` holds codes of; 0 if it holds none.
         masks: `(N,)` bool each.
 
     Returns:
         Those of all rows, then of the rows of each mask.
     """
-    table, totals = None, [0] * (1 + len(masks))
-    if y.ndim == 1 and y.dtype.kind == "i" and y.min(initial=0) >= 0 and y.max(initial=0) < len(y):
-        table = mix(hash_rows(np.arange(y.max() + 1, dtype=y.dtype)))  # of codes, hashed once each
+    table, totals = mix(hash_rows(np.arange(num_classes, dtype=y.dtype))), [0] * (1 + len(masks))
     for block in blocks(len(ids)):
-        labels = mix(hash_rows(y[block])) if table is None else table[y[block]]
+        labels = table[y[block]] if num_classes else mix(hash_rows(y[block]))
         marks = mix(ids[block] + labels)
-        for i, own in enumerate([marks, *(marks * mask[block] for mask in masks)]):
-            totals[i] += int(own.sum(dtype=np.uint64))
+        totals[0] += int(marks.sum(dtype=np.uint64))
+        for i, mask in enumerate(masks, 1):
+            totals[i] += int((marks * mask[block]).sum(dtype=np.uint64))
     return [f"{total % 2**64:016x}" for total in totals]

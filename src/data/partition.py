@@ -66,8 +66,9 @@ class Partition:
         """Divides the rows; those that were there when `kept` was drawn stay where they were."""
         kept = kept or {}
         ids = hash_rows(rows.x) if rows.ids is None else rows.ids
-        where = np.full(len(rows), FREE if rows.published is None else rows.published, np.int8)
-        published = [split for split in (VAL, TEST) if (where == split).any()]
+        given = FREE if rows.published is None else rows.published
+        where = np.full(len(rows), given, np.int8)
+        published = [split for split in (VAL, TEST) if np.any(given == split)]
         splits, shares = zip(*self._parts(published), strict=True)
         unit, values = self._units(rows, ids)
         of = self.group_by or self.time_by or rows.x.shape[1:]
@@ -76,9 +77,9 @@ class Partition:
         owners, codes = _strata(rows, unit, free)
         divided, part = values[free], np.full(len(codes), splits[0], np.int8)
         boundaries = dict(kept.get(key, {}))
-        if new := [i for i in np.flatnonzero(np.bincount(codes)) if owners[i] not in boundaries]:
-            ordered = _ordered(divided, codes)
-            boundaries |= {owners[i]: _draw(ordered[i], shares, unit, owners[i]) for i in new}
+        if new := set(owners) - boundaries.keys():
+            those = zip(owners, _ordered(divided, codes, len(owners)), strict=True)
+            boundaries |= {o: _draw(v, shares, unit, o) for o, v in those if o in new and len(v)}
         lines = [boundaries.get(owner, shares[1:]) for owner in owners]  # or any, without rows
         bounds = np.array(lines, values.dtype.type)
         changes = np.diff(np.array(splits, np.int8))
@@ -97,13 +98,14 @@ class Partition:
         index = {name: np.flatnonzero(where == split) for split, name in enumerate(SPLITS)}
         if not len(index["train"]):
             raise ValueError(f"train has none of the {len(rows)} rows: change `data.partition`")
-        whole, *evaluated = fingerprints(ids, rows.y, where == VAL, where == TEST)
+        masks, num_classes = (where == VAL, where == TEST), len(rows.signature.class_names)
+        whole, *evaluated = fingerprints(ids, rows.y, num_classes, *masks)
         report = {
             "fingerprint": whole,
             "evaluated": dict(zip(SPLITS[1:], evaluated, strict=True)),
             "counts": {name: len(i) for name, i in index.items()},
-            "class_counts": {name: _count_classes(rows, i) for name, i in index.items()},
-            "dropped": int((where == FREE).sum()),
+            "class_counts": _count_classes(rows, where),
+            "dropped": len(rows) - sum(map(len, index.values())),
             "key": key,
             "boundaries": boundaries,
         }
@@ -219,34 +221,36 @@ def _strata(rows: Rows, unit: str, free: Any) -> tuple[list[str], np.ndarray]:
     return [f"class {name!r}" for name in classes], rows.y[free]
 
 
-def _ordered(values: np.ndarray, codes: np.ndarray) -> list[np.ndarray]:
+def _ordered(values: np.ndarray, codes: np.ndarray, num: int) -> list[np.ndarray]:
     """The values that have each code, ascending: hashes from `uniform`, if there are more codes."""
-    ends = np.bincount(codes).cumsum()[:-1]
-    if not len(ends):
+    if num == 1:
         return [np.sort(values)]
-    if len(ends) < 2048:  # hashes have 53 bits: with the code in the others, one quick sort is all
-        keys = np.empty(len(values), np.uint64)
+    if num <= 1024:  # hashes have 53 bits: with the code in the others, one quick sort is all
+        keys = np.empty(len(values), np.int64)
         for block in blocks(len(values)):
-            above = codes[block].astype(np.uint64) << np.uint64(53)
-            keys[block] = (values[block] * 2.0**53).astype(np.uint64) | above
+            keys[block] = values[block] * 2.0**53
+            keys[block] += codes[block] << 53
         keys.sort()
-        keys &= np.uint64(2**53 - 1)
-        return np.split(keys * 2.0**-53, ends)
-    order = np.argsort(codes.astype(np.min_scalar_type(len(ends))), kind="stable")
-    return [np.sort(part) for part in np.split(values[order], ends)]
+        return np.split(keys, keys.searchsorted(np.arange(1, num) << 53))
+    pairs = np.sort(codes + 1j * values)  # complex numbers go by their real part first
+    return np.split(pairs.imag, pairs.real.searchsorted(np.arange(1, num)))
 
 
 def _draw(values: np.ndarray, shares: tuple[float, ...], unit: str, owner: str) -> list[Any]:
     """Boundaries between sorted values, for parts of their shares but of one value at least."""
-    starts = np.flatnonzero(values[1:] != values[:-1]) + 1
+    ends = np.flatnonzero(values[1:] != values[:-1])  # of the rows that share a value
     cuts = np.arange(len(shares) - 1)
-    if len(starts) < len(cuts):
-        what = f"{len(starts) + 1} of the {len(shares)} distinct {unit}s it needs: add {unit}s"
+    if len(ends) < len(cuts):
+        what = f"{len(ends) + 1} of the {len(shares)} distinct {unit}s it needs: add {unit}s"
         raise ValueError(f"{owner} has {what}, leave it out, or change `data.partition`")
     ideal = np.cumsum(shares)[:-1] / sum(shares)
-    nearest = np.searchsorted((starts[1:] + starts[:-1]) / 2, ideal * len(values))
-    picks = np.clip(np.maximum.accumulate(nearest - cuts), 0, len(starts) - len(cuts)) + cuts
-    above, below = values[starts[picks]], values[starts[picks] - 1]
+    wanted = ideal * len(values) - 1
+    later = np.searchsorted(ends, wanted).clip(1, len(ends) - 1)
+    nearest = later - ((ends[later] + ends[later - 1]) / 2 >= wanted)
+    picks = np.clip(np.maximum.accumulate(nearest - cuts), 0, len(ends) - len(cuts)) + cuts
+    above, below = values[ends[picks] + 1], values[ends[picks]]
+    if values.dtype == np.int64:  # as `_ordered` makes them
+        above, below = (2.0**-53 * (keys & (2**53 - 1)) for keys in (above, below))
     if unit != "time":  # all hashes of a gap divide these rows alike; new rows want the ideal one
         above = np.clip(ideal, np.nextafter(below, 1), above)
     return list(above.tolist())
@@ -268,7 +272,11 @@ def _duplicates(rows: Rows, ids: np.ndarray, where: np.ndarray, behind: np.ndarr
     return f"{what}: set `data.partition.duplicates` to drop or allow"
 
 
-def _count_classes(rows: Rows, index: np.ndarray) -> dict[str, int]:
-    classes = rows.signature.class_names
-    counts = np.bincount(rows.y[index], minlength=len(classes)).tolist() if classes else []
-    return dict(zip(classes, counts, strict=True))
+def _count_classes(rows: Rows, where: np.ndarray) -> dict[str, dict[str, int]]:
+    """How many rows of each class each split has."""
+    names, num = rows.signature.class_names, len(SPLITS) - FREE
+    counts = np.zeros(num * len(names), np.int64)
+    for block in blocks(len(rows) if names else 0):
+        counts += np.bincount(rows.y[block] * num + where[block] - FREE, minlength=len(counts))
+    table = counts.reshape(len(names), num).T[-FREE:].tolist()
+    return {SPLITS[i]: dict(zip(names, row, strict=True)) for i, row in enumerate(table)}

@@ -7,13 +7,12 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import reduce
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 
 NUM_THREADS = min(4, os.cpu_count() or 1)  # each holds a chunk: 32 MB or less
-Moments = tuple[np.ndarray, np.ndarray, np.ndarray]  # count, mean, summed squared deviations
+Moments = tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
@@ -50,18 +49,13 @@ def fit(
     Raises:
         ValueError: A feature has no value, or a value or its square is infinite.
     """
-    todo = chunks(x, index)
-    done: list[Any] = [None] * len(todo)
 
-    def measure(first: int) -> None:
-        for i in range(first, len(todo), NUM_THREADS):
-            rows = todo[i]
-            is_run = (np.diff(rows) == 1).all()  # a slice of x is no copy
-            done[i] = moments(x[rows[0] : rows[-1] + 1] if is_run else x[rows])
+    def measure(rows: np.ndarray) -> Moments:
+        is_run = (np.diff(rows) == 1).all()  # a slice of x is no copy
+        return moments(x[rows[0] : rows[-1] + 1] if is_run else x[rows])
 
     with np.errstate(over="ignore", invalid="ignore"), ThreadPoolExecutor(NUM_THREADS) as pool:
-        list(pool.map(measure, range(NUM_THREADS)))  # raises what a thread did
-        count, mean, squares = merge(done)
+        count, mean, squares = merge(pool.map(measure, chunks(x, index)))
     if (bad := (count == 0) | ~np.isfinite(squares)).any():
         name = repr(names[bad.argmax()]) if names else bad.argmax()
         what = "infinite or huge values" if count[bad.argmax()] else "no value"
@@ -74,53 +68,57 @@ def fit(
 
 
 def chunks(x: np.ndarray, index: np.ndarray) -> list[np.ndarray]:
-    """Sorts `index` and cuts it every 4,096 rows, or sooner where they pass 4M values."""
-    step = max(1, min(4096, 2**22 // math.prod(x.shape[1:])))
+    """Sorts `index` and cuts it every 32,768 rows, or sooner where they pass 4M values.
+
+    Threads wait for each other between two calls of numpy, so each is of many values. What is left
+    over by 256 is a chunk of its own: rows of the others fit side by side.
+    """
+    step = min(2**15, max(1, 2**22 >> math.prod(x.shape[1:]).bit_length()))
     ordered = index if (index[1:] >= index[:-1]).all() else np.sort(index)
-    return [ordered[i : i + step] for i in range(0, len(ordered), step)]
+    num = len(ordered)
+    cuts = sorted({*range(0, num, step), num // 256 * 256, num})
+    return [ordered[start:end] for start, end in pairwise(cuts)]
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def moments(rows: np.ndarray) -> Moments:
-    """Measures one chunk: `(D,)` each, or `(C,)`."""
-    fold = math.gcd(len(rows), 32)  # rows side by side: numpy adds up long ones fastest
-    values = rows.reshape(-1, fold, rows.shape[1], math.prod(rows.shape[2:]))
-    count = np.full(rows.shape[1], len(rows) * values.shape[3])
+def moments(rows: np.ndarray, near: np.ndarray | None = None) -> Moments:
+    """Measures one chunk: count, shift, and the sums of values less shift and of their squares.
+
+    All are `(D,)`, or `(C,)`. The shift is `near`, also in place of missing values, or if there is
+    none the mean of some rows: so the sums of squares are small, and lose no digits.
+    """
+    size, axes = math.prod(rows.shape[1:]), (0, *range(2, rows.ndim))
+    fold = math.gcd(len(rows), max(1, 2**14 >> size.bit_length()))
+    lanes = (fold, rows.shape[1], size // rows.shape[1])  # side by side: numpy adds long rows fast
+    wide, count = rows.reshape(-1, math.prod(lanes)), np.full(lanes[1], len(rows) * lanes[2])
     if rows.dtype == np.uint8:
-        total = squares = np.zeros(rows.shape[1], np.int64)
-        for i in range(0, len(values), 256):  # whose sums fit into uint16, so that all is exact
-            some = values[i : i + 256].astype(np.uint16)
-            total = total + some.sum(0, dtype=np.uint16).sum((0, 2), dtype=np.int64)
-            some *= some
-            squares = squares + some.sum(0, dtype=np.uint32).sum((0, 2), dtype=np.int64)
-        near = np.round(total / count).astype(np.int64)
-        rest = total - near * count
-        return count, total / count, squares - near * (total + rest) - rest**2 / count
-    values = np.array(values, np.float64, order="C")
-    total, missing = values.sum(0).sum((0, 2)), slice(0)  # none, as nearly always
-    if np.isnan(total).any():
-        missing = np.isnan(values)
-        count = count - missing.sum(0).sum((0, 2))
-        values[missing] = 0
-        total = values.sum(0).sum((0, 2))
-    num = np.maximum(count, 1)
-    mean = total / num
-    values -= np.broadcast_to(mean[:, None], values.shape[1:]).copy()
-    values[missing] = 0
-    bias = values.sum(0).sum((0, 2)) / num  # what rounding left in the mean
-    squares = np.square(values, out=values).sum(0).sum((0, 2))
-    return count, mean + bias, np.maximum(squares - count * bias**2, 0)
+        some = wide.astype(np.uint16)  # sums of 256 fit into it, so that all is exact
+        total = some.sum(0, dtype=np.uint16).reshape(lanes).sum((0, 2), dtype=np.int64)
+        some *= some
+        squares = some.sum(0, dtype=np.uint32).reshape(lanes).sum((0, 2), dtype=np.int64)
+        shift = np.round(total / count).astype(np.int64)
+        rest = total - shift * count
+        return count, shift, rest, squares - shift * (total + rest)
+    wide = wide.astype(np.float64)
+    shift = wide[len(wide) // 2].reshape(lanes).mean((0, 2)) if near is None else near
+    wide -= np.broadcast_to(shift[:, None], lanes).reshape(-1)
+    total = wide.sum(0).reshape(lanes).sum((0, 2))
+    if near is None and np.isnan(total).any():
+        missing = np.isnan(rows)
+        count -= missing.sum(axes)
+        near = np.nansum(rows, axes, np.float64) / np.maximum(count, 1)
+        filled = np.where(missing, near.reshape(-1, *[1] * (rows.ndim - 2)), rows)
+        return count, *moments(filled, near)[1:]
+    squares = np.einsum("ij,ij->j", wide, wide).reshape(lanes).sum((0, 2))
+    return count, shift, total, squares
 
 
 def merge(parts: Iterable[Moments]) -> Moments:
-    """Adds up the moments of all chunks, which must come in the order of the chunks.
-
-    Source: Chan, Golub and LeVeque, Stanford report STAN-CS-79-773, 1979.
-    """
-
-    def add(a: Moments, b: Moments) -> Moments:
-        count, shift = a[0] + b[0], b[1] - a[1]
-        step = shift * (b[0] / np.maximum(count, 1))
-        return count, a[1] + step, a[2] + b[2] + shift * step * a[0]
-
-    return reduce(add, parts)
+    """Count, mean and summed squared deviations of all chunks, given in the order of the chunks."""
+    count, shift, total, squares = (np.array(each) for each in zip(*parts, strict=True))
+    whole, rest = np.maximum(count.sum(0), 1), total / np.maximum(count, 1)
+    middle = (count * (shift + rest)).sum(0) / whole
+    away = shift - middle + rest  # not `shift + rest`, which is rounded
+    step = (count * away).sum(0) / whole
+    squares = (squares - total * rest + count * away**2).sum(0) - whole * step**2
+    return count.sum(0), middle + step, np.maximum(squares, 0)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.special import betaincinv
 from torch import Tensor
 
 __all__ = ["Crop", "Cutout", "Flip", "Mixup", "Noise"]
@@ -131,6 +130,8 @@ class Mixup(Augmentation):
 
     def __init__(self, alpha: float = 0.2) -> None:
         require(0 < alpha < math.inf, f"Mixup.alpha is {alpha:g}: it must be above 0")
+        from scipy.special import betaincinv  # takes 0.1 s, of every start
+
         self.quantiles = torch.from_numpy(betaincinv(alpha, alpha, (np.arange(4096) + 0.5) / 4096))
 
     def weights(self, rows: Tensor, key: int) -> Tensor:

@@ -31,10 +31,11 @@ class Normalize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Eight bytes may need float64: times around 1e9 s that differ by 1 s, say.
         dtype = self.mean.dtype if x.dtype.itemsize == 8 else torch.float32
-        scaled = (x.to(dtype) - self.mean.to(dtype)).div_(self.std.to(dtype))
+        mean, std = self.mean.to(dtype), self.std.to(dtype)
         if x.dtype == torch.uint8:
-            return scaled  # no byte is NaN
-        return scaled.float().nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+            return x.to(dtype).sub_(mean).div_(std)  # in place, and no byte is NaN
+        scaled = (x.to(dtype) - mean).div_(std).float()
+        return scaled.nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # The statistics change device, but no dtype, whatever the precision of the model.
