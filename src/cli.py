@@ -110,8 +110,7 @@ class CLI(LightningCLI):
         DirectLoop.put_into(trainer)
         self.files.put_into(trainer.strategy)
         for logger in trainer.loggers:
-            logger.run_dir = self.folder  # type: ignore[attr-defined]
-        tell(trainer, "log_config", yaml.safe_load(self.saved))
+            vars(logger).update(run_dir=self.folder, waits=True)
         self.datamodule.seed = self.config["seed_everything"]
         self.datamodule.trained_on = self.trained_on
         if self.model.init_from and self.command == "fit" and not self.trained_on:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
 from src import durable
+from src.callbacks.report import tell
 from src.config import Config
 from src.data.module import DataModule
 from src.models.model import Model
@@ -163,6 +165,8 @@ class RunFolder(L.Callback):
         for name, text in zip(STATED, texts, strict=True):
             if not (trainer.ckpt_path and (folder / name).exists()):  # of a run that goes on
                 (folder / name).write_text(text, "utf-8")
+        known = {**yaml.safe_load(self.config), "partition": data.split.report}
+        tell(trainer, "log_config", known)  # the first word to loggers: all input is right
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

@@ -56,8 +56,20 @@ def test_fit_test_and_resume_share_one_well_formed_table_and_one_id(clean, go, t
     assert len(seen) == 2
     assert {run["run_id"] for run in seen} == {(path.parent / "wandb_run_id").read_text()}
     assert {run["name"] for run in seen} == {"a"}
+    assert seen[0]["config"]["trainer"]["max_epochs"] == 2
+    assert seen[0]["config"]["partition"]["fingerprint"]
     assert seen[1]["summary"]["test/loss"] == float(rows[-1]["test/loss"])
     assert seen[1]["summary"]["trainer/global_step"] == int(rows[-1]["step"])
+
+
+@pytest.mark.parametrize("wrong", ["--data.source.path nope.csv", "--data.source.target nope"])
+def test_wrong_input_leaves_no_run(clean, go, tmp_path, wrong):
+    (tmp_path / "x.csv").write_text("a,b\n" + "1,2\n3,4\n" * 50)
+    source = f"--data.source.path {tmp_path}/x.csv --data.source.target b"
+    logger = "--config configs/logger/wandb.yaml"
+    said = go(f"fit --config configs/own_table.yaml {source} {wrong} {logger}")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert not list(tmp_path.rglob("*wandb*"))
 
 
 def test_only_rank_0_writes(tmp_path, monkeypatch):

@@ -23,9 +23,6 @@ class Report(Callback):
     and the worst mistakes.
     """
 
-    def on_fit_start(self, trainer: Any, *_: Any) -> None:
-        tell(trainer, "log_config", {"partition": trainer.datamodule.split.report})
-
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         self._write(trainer, pl_module, "val")
 

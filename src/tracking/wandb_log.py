@@ -58,6 +58,7 @@ class Wandb(WandbLogger):
     """
 
     run_dir: Path
+    waits = False  # for the config: what fails before leaves no run
 
     def __init__(self, project: str | None = None, log_model: bool = True) -> None:
         self.off = False
@@ -67,8 +68,8 @@ class Wandb(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run at W&B, started at the first use; `None` if W&B is broken."""
-        if self._experiment is None:
+        """The run at W&B, started at the first use; `None` if it waits or is broken."""
+        if self._experiment is None and not self.waits:
             self._start()
         return self._experiment
 
@@ -122,6 +123,7 @@ class Wandb(WandbLogger):
     @harmless
     def log_config(self, config: dict[str, Any]) -> None:
         """Adds to the run's config, nested as it is."""
+        self.waits = False
         self.experiment.config.update(config, allow_val_change=True)
 
     @harmless
