@@ -37,7 +37,7 @@ LEAST = {
 }  # fmt: skip
 NOT_0 = {"max_epochs", "max_steps", "limit_train_batches", "val_check_interval"}
 WORDS = {
-    int: "an integer", float: "a number", bool: "true or false", str: "a text",
+    int: "an integer", float: "a number", bool: "true or false", str: "a string",
     dict: "`key: value` pairs", list: "a list", tuple: "a list", NoneType: "null",
 }  # fmt: skip
 # The part of a library that an option is for: what fails there is the option's fault.

@@ -242,7 +242,7 @@ TABLE = "data: {source: {Table: {path: '{tmp}/t.csv', target: label}}}\ntrainer:
     (b"a,label\n\xff\xfe,x\n", "", "{tmp}/t.csv is neither text in UTF-8 nor .parquet: save it as one"),
     ("a,b,label\n" + "".join(f"{i},,{'xy'[i % 2]}\n" for i in range(20)), "", "{tmp}/t.csv: column `b` is empty: leave it out, --data.source.drop [b], or keep it, --data.source.types.b categorical"),
     (ROWS, "--data.partition.group_by who", "{tmp}/t.csv has no column `who` (data.partition.group_by); there are: a, b, label"),
-    (ROWS, "--data.source.types.a number", '`data.source.types` is {"a": "number"}, not `key: value` pairs (a text, one of numeric, categorical) or null'),
+    (ROWS, "--data.source.types.a number", '`data.source.types` is {"a": "number"}, not `key: value` pairs (a string, one of numeric, categorical) or null'),
     (ROWS, "--data.source.types.c numeric", "{tmp}/t.csv has no column `c` (data.source.types); there are: a, b, label"),
     (ROWS, "--model.net ConvNet", "`model.net` ConvNet takes signals (C, L) and images (C, H, W), not rows of shape (2,): use MLP"),
     (ROWS, "--data.source.task regression", "{tmp}/t.csv, line 2: `x` in the numeric column `label` is no finite number and no date: mend or empty the cell, or train with the column as categorical (`data.source.types`; of the target, `data.source.task`)"),

@@ -89,7 +89,7 @@ def kind(node: Tree | None) -> str:
     return node["class_path"].rpartition(".")[2] if node else ""
 
 
-def own_share(state: Tree, k: int, num: int) -> Tree:
+def state_of_group(state: Tree, k: int, num: int) -> Tree:
     """What of a schedule's state is that of one of `num` groups."""
     return {
         name: value[k : k + 1] if isinstance(value, list) and len(value) == num else value
@@ -348,7 +348,7 @@ class Stack:
             group = self.optimizer.param_groups[k]
             pairs = zip(names, group["params"], strict=True)
             weights = {name: p.detach().clone() for name, p in pairs}
-            schedules = [own_share(schedule, k, self.num)] if schedule else []
+            schedules = [state_of_group(schedule, k, self.num)] if schedule else []
             now = len(self.history) - 1, scores[k].clone()
             self.best[k] = Best(*now, weights, memory_of(self.optimizer, group), schedules, whole)
 

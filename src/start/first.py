@@ -39,7 +39,8 @@ def start(argv: list[str]) -> None:
     if name.startswith("--"):
         raise ValueError("start needs data: python -m src start DATA [--target COLUMN]")
     flags, path = [*pairs(rest)], Path(name)
-    for key in (key for key, _ in flags if key not in OWN and "." not in key):
+    if unknown := [key for key, _ in flags if key not in OWN and "." not in key]:
+        key = unknown[0]
         raise ValueError(f"start has no option --{key}{hint(key, OWN)}, and those of fit")
     own = {key: value for key, value in flags if key in OWN}
     flags = [("trainer.devices", "1"), *(flag for flag in flags if flag[0] not in OWN)]
@@ -50,7 +51,7 @@ def start(argv: list[str]) -> None:
     print("\n".join(seen[1]), flush=True)
     if out.exists():
         raise ValueError(f"{out} exists: python -m src fit --config {out}, or give --out FILE")
-    config, text, looks = Config(), written(seen, out), len(rest) + 1 < len(argv)
+    config, text, looks = Config(), written(seen, out), "--look" in argv
     config.add(text, str(out))
     flags += [("trainer.logger", "false")] if looks else []
     tree = merged(config, [], flags).checked()
