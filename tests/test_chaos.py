@@ -108,7 +108,7 @@ def drop(self, path):
 
 BROKEN = {  # row, trials: what is broken, by what; what must have been lost
     "random states": (1, range(3), resume, "restore", forgotten, "last.ckpt state_dict"),
-    "a log": (2, range(3), MetricsCsv, "load_state_dict", forgotten, "metrics.csv has"),
+    "a log": (2, range(6), MetricsCsv, "load_state_dict", forgotten, "metrics.csv has"),
     "a save": (3, range(8), durable, "put", rename_first, ""),
     "a checksum": (4, [0], durable, "is_whole", lambda path: path.is_file(), ""),
     "fsync": (5, [0], durable, "write", unconfirmed, "last.ckpt: checkpoint"),

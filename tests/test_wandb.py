@@ -149,12 +149,18 @@ def test_mode(env, netrc, mode, why, clean, logger, tmp_path, capsys):
 
 
 def inspect(runs):
-    """What `wandb leet inspect` says of each offline run."""
+    """What `wandb leet inspect` says of each offline run; on a busy machine at a second try."""
     flags = ["-summary", "-json", "-no-observability", "-run-file"]
-    command = [get_core_path(), "leet", "inspect", *flags]
-    logs = sorted(runs.glob("wandb/offline-run-*/run-*.wandb"))
-    said = [subprocess.run([*command, log], capture_output=True, check=True) for log in logs]
-    return [json.loads(one.stdout) for one in said]
+    found = []
+    for log in sorted(runs.glob("wandb/offline-run-*/run-*.wandb")):
+        for _ in range(5):
+            command = [get_core_path(), "leet", "inspect", *flags, log]
+            said = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+            if said["run_id"]:
+                break
+            time.sleep(1)
+        found.append(said)
+    return found
 
 
 def test_offline_run_is_whole_and_silent(clean, logger, tmp_path, capfd):
