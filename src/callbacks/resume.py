@@ -77,8 +77,8 @@ def random_state(device: torch.device) -> dict[str, Any]:
     kept: Any = np.random.get_state()  # noqa: NPY002
     name, keys, *rest = kept
     return {
-        "python": [version, np.array(words, np.uint32).tobytes().hex(), spare],
-        "numpy": [name, keys.tobytes().hex(), *rest],
+        "python": [version, np.array(words, np.uint32).tobytes(), spare],  # 0.4 ms less than a list
+        "numpy": [name, keys.tobytes(), *rest],
         "torch": torch.get_rng_state(),
         "device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
@@ -87,15 +87,9 @@ def random_state(device: torch.device) -> dict[str, Any]:
 def restore(state: dict[str, Any], device: torch.device) -> None:
     """Sets the generators to what `random_state` gave."""
     version, words, spare = state["python"]
-    random.setstate((version, tuple(numbers(words)), spare))
+    random.setstate((version, tuple(np.frombuffer(words, np.uint32).tolist()), spare))
     name, keys, *rest = state["numpy"]
-    np.random.set_state((name, numbers(keys), *rest))  # noqa: NPY002
+    np.random.set_state((name, np.frombuffer(keys, np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if state["device"] is not None and device.type == "cuda":
         torch.cuda.set_rng_state(state["device"], device)
-
-
-def numbers(text: str) -> list[int]:
-    """The 32-bit numbers of a text in hex: a checkpoint of lists of them takes 0.4 ms longer."""
-    found: list[int] = np.frombuffer(bytes.fromhex(text), np.uint32).tolist()
-    return found
