@@ -176,7 +176,8 @@ class BadSteps(Callback):
         self._bad.append(step)
         if len(self._bad) <= self._most:
             if not self._scales:
-                say(f"step {step} is skipped: its loss or gradients are not finite")
+                text = f"warning: step {step} is skipped: its loss or gradients are not finite"
+                rank_zero_only(print)(text, file=sys.stderr, flush=True)
             return
         names = [
             name
@@ -189,9 +190,3 @@ class BadSteps(Callback):
             f"rows of the last: {shown}; parameters: {', '.join(names[:4]) or 'not known'}; lower "
             "`model.optimizer.lr`, or look for infinite values in the rows"
         )
-
-
-@rank_zero_only
-def say(text: str) -> None:
-    """Prints a line beside what the run prints."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
