@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -22,10 +23,9 @@ class Resume(Callback):
         self._found: dict[str, Any] = {}
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        sums = pl_module.sums
         own = {
             "random": random_state(pl_module.device),
-            "sums": [sums.loss.cpu(), sums.hits.cpu(), sums.num_rows],
+            "sums": move_data_to_device(vars(pl_module.sums), torch.device("cpu")),
         }
         ranks: list[Any] = [own]
         if trainer.world_size > 1:
@@ -61,9 +61,7 @@ class Resume(Callback):
             return
         own = ranks[trainer.global_rank]
         restore(own["random"], pl_module.device)
-        sums = pl_module.sums
-        loss, hits, sums.num_rows = own["sums"]
-        sums.loss, sums.hits = loss.to(pl_module.device), hits.to(pl_module.device)
+        vars(pl_module.sums).update(move_data_to_device(own["sums"], pl_module.device))
 
 
 def of_state(trainer: Any) -> list[Any]:
