@@ -108,7 +108,6 @@ class BadSteps(Callback):
         [optimizer] = trainer.optimizers
         self._waits = self._shares or device.type == "cpu" or not optimizer.defaults.get("fused")
         self._scales = getattr(trainer.precision_plugin, "scaler", None) is not None
-        self._most = MOST_IN_A_ROW + HALVINGS * self._scales
 
     def between_steps(self, trainer: Any, pl_module: Any) -> None:
         self._sums = vars(pl_module.sums).copy()
@@ -174,16 +173,13 @@ class BadSteps(Callback):
             FloatingPointError: There were too many in a row.
         """
         self._bad.append(step)
-        if len(self._bad) <= self._most:
+        if len(self._bad) <= MOST_IN_A_ROW + HALVINGS * self._scales:
             if not self._scales:
                 text = f"warning: step {step} is skipped: its loss or gradients are not finite"
                 rank_zero_only(print)(text, file=sys.stderr, flush=True)
             return
-        names = [
-            name
-            for name, p in pl_module.named_parameters()
-            if p.grad is not None and not p.grad.isfinite().all()
-        ]
+        grads = {n: p.grad for n, p in pl_module.named_parameters() if p.grad is not None}
+        names = [name for name, grad in grads.items() if not grad.isfinite().all()]
         shown = ", ".join(map(str, rows[:8].tolist())) + ", ..." * (len(rows) > 8)
         raise FloatingPointError(
             f"steps {self._bad[0]} to {step} were skipped: their loss or gradients are not finite; "
