@@ -96,10 +96,8 @@ class ConvNet(Net):
         super().__init__()
         axes, count = len(in_shape) - 1, len(widths)
         if axes not in (1, 2):
-            raise ValueError(
-                "`model.net` ConvNet takes signals (C, L) and images (C, H, W), "
-                f"not rows of shape {tuple(in_shape)}: use MLP"
-            )
+            what = "`model.net` ConvNet takes signals (C, L) and images (C, H, W)"
+            raise ValueError(f"{what}, not rows of shape {tuple(in_shape)}: use MLP")
         stages = zip(  # the stem is the first
             each("stem_width", stem_width, 1) + each("widths", widths, count),
             [1, *each("depths", depths, count)],

@@ -78,9 +78,8 @@ class Images(Source):
             split = SPLITS.index(top) if top in ("val", "test") else FREE
             labels = _folders(self.path / top)
             if len(labels) < 2:
-                raise ValueError(
-                    f"{self.path / top} has {len(labels)} folders, not one for each class"
-                )
+                what = f"{len(labels)} folders, not one for each class"
+                raise ValueError(f"{self.path / top} has {what}")
             for label in labels:
                 names = _images(self.path / top / label)
                 files |= {Path(top, label, name).as_posix(): (label, split) for name in names}
