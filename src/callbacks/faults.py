@@ -39,17 +39,16 @@ class Signals(Callback):
         """Hears them within, and leaves them afterwards to whoever did before."""
         main = threading.current_thread() is threading.main_thread()  # no other may ask for them
         self._numbers = [number for number in SIGNALS if number and main]
-        before = {number: signal.getsignal(number) for number in self._numbers}
-        self._listen()
+        before = self._listen()
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _listen(self) -> None:
-        for number in self._numbers:
-            signal.signal(number, self._hear)
+    def _listen(self) -> dict[signal.Signals, Any]:
+        """Begins to; gives who did before."""
+        return {number: signal.signal(number, self._hear) for number in self._numbers}
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
