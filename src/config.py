@@ -290,11 +290,8 @@ class Config:
         if why := UNFIT.get(str(name).rpartition(".")[2]):
             raise self._wrong(key, f": {name} does not work here: {why}")
         try:
-            cls = (
-                load(name)
-                if isinstance(name, str) and "." in name
-                else classes(room).get(str(name))
-            )
+            is_path = isinstance(name, str) and "." in name
+            cls = load(name) if is_path else classes(room).get(str(name))
         except Exception as e:  # whatever a module raises while it is imported
             raise self._wrong(key, f": can't import {name}: {e}") from e
         if not (inspect.isclass(cls) and issubclass(cls, load(room[0]))):

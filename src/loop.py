@@ -80,7 +80,7 @@ class DirectLoop(_TrainingEpochLoop):
             for name in HOOKS
         }
 
-    def advance(self, data_fetcher: _DataFetcher) -> None:
+    def advance(self, data_fetcher: Any) -> None:
         # Checkpoints are made here, where no step, validation or schedule is half done.
         if self._restarting or self.trainer.fit_loop._restarting:
             self.restarting = self.trainer.fit_loop._restarting = False
@@ -95,12 +95,9 @@ class DirectLoop(_TrainingEpochLoop):
         index = self.batch_idx + 1
         if self.val_loop._restarting:
             self.val_loop.restarting = False
-        loaders, length = data_fetcher.combined_loader._iterator, data_fetcher.length
-        assert loaders is not None
-        assert length is not None
-        batch = next(loaders.iterators[0])
+        batch = next(data_fetcher.combined_loader._iterator.iterators[0])
         data_fetcher.fetched += 1
-        batches.is_last_batch = data_fetcher.done = data_fetcher.fetched >= length
+        batches.is_last_batch = data_fetcher.done = data_fetcher.fetched >= data_fetcher.length
         if batch.x.device != trainer.strategy.root_device:
             batch = trainer.strategy.batch_to_device(batch)
         batches.increment_ready()

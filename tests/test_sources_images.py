@@ -451,7 +451,7 @@ def test_a_test_folder_without_classes(tmp_path):
 def test_a_class_that_the_model_does_not_know(folder):
     trained = Signature((1, 4, 5), "uint8", ("ape", "cat"))
     assert error_of(load, folder, signature=trained) == (
-        f"{folder}: the model doesn't know the class `dog`"
+        f"{folder}: the folder has the class `dog`, new to the model; there are: ape, cat"
     )
 
 

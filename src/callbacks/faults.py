@@ -39,17 +39,16 @@ class Signals(Callback):
         """Hears them within, and leaves them afterwards to whoever did before."""
         main = threading.current_thread() is threading.main_thread()  # no other may ask for them
         self._numbers = [number for number in SIGNALS if number and main]
-        before = {number: signal.getsignal(number) for number in self._numbers}
-        self._listen()
+        before = self._listen()
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _listen(self) -> None:
-        for number in self._numbers:
-            signal.signal(number, self._hear)
+    def _listen(self) -> dict[signal.Signals, Any]:
+        """Begins to; gives who did before."""
+        return {number: signal.signal(number, self._hear) for number in self._numbers}
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
@@ -108,7 +107,6 @@ class BadSteps(Callback):
         [optimizer] = trainer.optimizers
         self._waits = self._shares or device.type == "cpu" or not optimizer.defaults.get("fused")
         self._scales = getattr(trainer.precision_plugin, "scaler", None) is not None
-        self._most = MOST_IN_A_ROW + HALVINGS * self._scales
 
     def between_steps(self, trainer: Any, pl_module: Any) -> None:
         self._sums = vars(pl_module.sums).copy()
@@ -174,24 +172,16 @@ class BadSteps(Callback):
             FloatingPointError: There were too many in a row.
         """
         self._bad.append(step)
-        if len(self._bad) <= self._most:
+        if len(self._bad) <= MOST_IN_A_ROW + HALVINGS * self._scales:
             if not self._scales:
-                say(f"step {step} is skipped: its loss or gradients are not finite")
+                text = f"warning: step {step} is skipped: its loss or gradients are not finite"
+                rank_zero_only(print)(text, file=sys.stderr, flush=True)
             return
-        names = [
-            name
-            for name, p in pl_module.named_parameters()
-            if p.grad is not None and not p.grad.isfinite().all()
-        ]
+        grads = {n: p.grad for n, p in pl_module.named_parameters() if p.grad is not None}
+        names = [name for name, grad in grads.items() if not grad.isfinite().all()]
         shown = ", ".join(map(str, rows[:8].tolist())) + ", ..." * (len(rows) > 8)
         raise FloatingPointError(
             f"steps {self._bad[0]} to {step} were skipped: their loss or gradients are not finite; "
             f"rows of the last: {shown}; parameters: {', '.join(names[:4]) or 'not known'}; lower "
             "`model.optimizer.lr`, or look for infinite values in the rows"
         )
-
-
-@rank_zero_only
-def say(text: str) -> None:
-    """Prints a line beside what the run prints."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -89,11 +89,8 @@ def pictures(x: np.ndarray, captions: Sequence[str], path: Path) -> None:
     with sheet(path, 1, 1, 1.8 * columns, min(1.8 * rows * high / wide, 20)) as [ax]:
         if images:  # colours, or the first channel in grey
             x = x[:, [0, 1, 2] if x.shape[1] >= 3 else [0, 0, 0]].transpose(0, 2, 3, 1)
-            grid = np.ones((rows * columns, high, wide, 3))
-            grid[: len(x), -height:, :width] = np.nan_to_num(x, nan=1)
-            grid = grid.reshape(rows, columns, high, wide, 3).swapaxes(1, 2)
-            grid = (grid.reshape(rows * high, columns * wide, 3) * 255).astype("u1")
-            ax.imshow(grid, extent=(0, columns * wide, rows * high, 0))
+            for image, i, j in zip(np.nan_to_num(x, nan=1), left, top, strict=True):
+                ax.imshow(image, extent=(i, i + width, j + high, j + high - height))
         else:  # one line a channel, with a gap after each signal
             y = top[:, None, None] + high - height * x
             y = np.pad(y, ((0, 0), (0, 0), (0, 1)), constant_values=np.nan)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -22,10 +23,9 @@ class Resume(Callback):
         self._found: dict[str, Any] = {}
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        sums = pl_module.sums
         own = {
             "random": random_state(pl_module.device),
-            "sums": [sums.loss.cpu(), sums.hits.cpu(), sums.num_rows],
+            "sums": move_data_to_device(vars(pl_module.sums), torch.device("cpu")),
         }
         ranks: list[Any] = [own]
         if trainer.world_size > 1:
@@ -61,9 +61,7 @@ class Resume(Callback):
             return
         own = ranks[trainer.global_rank]
         restore(own["random"], pl_module.device)
-        sums = pl_module.sums
-        loss, hits, sums.num_rows = own["sums"]
-        sums.loss, sums.hits = loss.to(pl_module.device), hits.to(pl_module.device)
+        vars(pl_module.sums).update(move_data_to_device(own["sums"], pl_module.device))
 
 
 def of_state(trainer: Any) -> list[Any]:
@@ -77,8 +75,8 @@ def random_state(device: torch.device) -> dict[str, Any]:
     kept: Any = np.random.get_state()  # noqa: NPY002
     name, keys, *rest = kept
     return {
-        "python": [version, np.array(words, np.uint32).tobytes().hex(), spare],
-        "numpy": [name, keys.tobytes().hex(), *rest],
+        "python": [version, np.array(words, np.uint32).tobytes(), spare],  # 0.4 ms less than a list
+        "numpy": [name, keys.tobytes(), *rest],
         "torch": torch.get_rng_state(),
         "device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
@@ -87,15 +85,9 @@ def random_state(device: torch.device) -> dict[str, Any]:
 def restore(state: dict[str, Any], device: torch.device) -> None:
     """Sets the generators to what `random_state` gave."""
     version, words, spare = state["python"]
-    random.setstate((version, tuple(numbers(words)), spare))
+    random.setstate((version, tuple(np.frombuffer(words, np.uint32).tolist()), spare))
     name, keys, *rest = state["numpy"]
-    np.random.set_state((name, numbers(keys), *rest))  # noqa: NPY002
+    np.random.set_state((name, np.frombuffer(keys, np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if state["device"] is not None and device.type == "cuda":
         torch.cuda.set_rng_state(state["device"], device)
-
-
-def numbers(text: str) -> list[int]:
-    """The 32-bit numbers of a text in hex: a checkpoint of lists of them takes 0.4 ms longer."""
-    found: list[int] = np.frombuffer(bytes.fromhex(text), np.uint32).tolist()
-    return found

@@ -54,22 +54,22 @@ class DataModule(L.LightningDataModule):
         self.names: Any = None
 
     @property
-    def _reads_new_rows(self) -> bool:
-        return self.trainer is not None and self.trainer.predicting and bool(self.predict_path)
+    def _new_rows(self) -> str | None:
+        """The file of them, while they are predicted."""
+        return self.predict_path if self.trainer and self.trainer.predicting else None
 
     def prepare_data(self) -> None:
-        if not self._reads_new_rows:
+        if not self._new_rows:
             self.source.prepare()
 
     def setup(self, stage: str) -> None:
         if self.trained_on:
             self.signature = Signature(**self.trained_on["signature"])
             self.statistics = Statistics(**self.trained_on["statistics"])
-        if self.predict_path and not self._reads_new_rows:
+        if self.predict_path and not self._new_rows:
             rank_zero_warn("`data.predict_path` is ignored: only predict reads it")
-        if self._reads_new_rows:
-            assert self.predict_path
-            self.x, self.names = read_rows(Path(self.predict_path), self.signature)
+        if self._new_rows:
+            self.x, self.names = read_rows(Path(self._new_rows), self.signature)
             none = np.arange(0)
             self.split = Split(none, none, np.arange(len(self.x)), {}, {})
             self.rows = self.y = None

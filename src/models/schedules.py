@@ -66,7 +66,6 @@ def resume(scheduler: LRScheduler, num_steps: int, saved: list[dict[str, Any]]) 
                 for name in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch"):
                     setattr(scheduler, name, old[name])
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # no step of the optimizer comes between
+    with warnings.catch_warnings(action="ignore"):  # no step of the optimizer comes between
         for _ in range(num_steps):
             scheduler.step()

@@ -10,17 +10,14 @@ from torch import Tensor, nn
 from src.nets.net import HEAD_SCALE, Net, activation_of, each, init_
 
 Block = Literal["residual", "plain"]
-LAYERS = {  # by axes of a kernel
-    1: (nn.Conv1d, nn.MaxPool1d, nn.BatchNorm1d),
-    2: (nn.Conv2d, nn.MaxPool2d, nn.BatchNorm2d),
-}
+LAYERS = ("Conv", "MaxPool", "BatchNorm")
 
 
 def conv_norm(
     axes: int, down: str, norm: str, after: str, in_dim: int, dim: int, kernel: int, stride: int
 ) -> nn.Sequential:
     """Convolution and norm. Sizes are divided by the stride and rounded up, so none gets to 0."""
-    conv, pool, batch_norm = LAYERS[axes]
+    conv, pool, batch_norm = (getattr(nn, f"{name}{axes}d") for name in LAYERS)
     pools = down == "max" and stride > 1
     step = 1 if pools else stride
     layer = init_(conv(in_dim, dim, kernel, step, padding=kernel // 2, bias=False), after)
@@ -98,11 +95,9 @@ class ConvNet(Net):
     ) -> None:
         super().__init__()
         axes, count = len(in_shape) - 1, len(widths)
-        if axes not in LAYERS:
-            raise ValueError(
-                "`model.net` ConvNet takes signals (C, L) and images (C, H, W), "
-                f"not rows of shape {tuple(in_shape)}: use MLP"
-            )
+        if axes not in (1, 2):
+            what = "`model.net` ConvNet takes signals (C, L) and images (C, H, W)"
+            raise ValueError(f"{what}, not rows of shape {tuple(in_shape)}: use MLP")
         stages = zip(  # the stem is the first
             each("stem_width", stem_width, 1) + each("widths", widths, count),
             [1, *each("depths", depths, count)],

@@ -71,10 +71,8 @@ def each(option: str, value: Any, count: int, odd: bool = False) -> list[Any]:
     """
     values = [value] * count if isinstance(value, int | str) else list(value)
     if len(values) != count:
-        raise ValueError(
-            f"`model.net.{option}` is a list of {len(values)}, not of {count}: "
-            "give one value for all layers, or one for each"
-        )
+        what = f"`model.net.{option}` is a list of {len(values)}, not of {count}"
+        raise ValueError(f"{what}: give one value for all layers, or one for each")
     allowed = "a positive odd number" if odd else "a positive number"
     for item in values:
         if not isinstance(item, str) and (item < 1 or (odd and item % 2 == 0)):

@@ -111,9 +111,8 @@ class Wandb(WandbLogger):
                 self._wandb_init["mode"] = "offline"
                 _ = super().experiment
                 folder = self.run_dir.parent / "wandb"
-                where = (
-                    f"offline ({why}); `wandb leet` shows, `wandb sync` uploads what is in {folder}"
-                )
+                how = f"`wandb leet` shows, `wandb sync` uploads what is in {folder}"
+                where = f"offline ({why}); {how}"
         print(f"W&B: {where}", file=sys.stderr)
 
     log_metrics = harmless(WandbLogger.log_metrics)

@@ -46,9 +46,8 @@ class Arrays(Source):
         lengths = {f"y{s}": len(part) for s, part in zip(parts, xs, strict=True)}
         for key, length in {**lengths, "groups": len(x), "times": len(x)}.items():
             if key in arrays and arrays[key].shape[:1] != (length,):
-                raise ValueError(
-                    f"{self.path}: `{key}` is of shape {arrays[key].shape} for {length} rows of x"
-                )
+                what = f"`{key}` is of shape {arrays[key].shape} for {length} rows of x"
+                raise ValueError(f"{self.path}: {what}")
         y = np.concatenate(ys)
         y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
         y, classes = read_labels(y, self.task, signature, f"{self.path}: `y`")
@@ -74,13 +73,11 @@ def _as_rows(parts: list[np.ndarray], path: Path, signature: Signature | None) -
     dtype = np.dtype(signature.dtype) if signature else first.dtype
     for part in parts:
         if part.dtype.kind not in "buif" or part.ndim < 2 or not part.size:
-            raise ValueError(
-                f"{path}: x is {part.dtype} {part.shape}, not rows of numbers (N, ...)"
-            )
+            what = f"x is {part.dtype} {part.shape}, not rows of numbers (N, ...)"
+            raise ValueError(f"{path}: {what}")
         if part.shape[1:] != shape or (part.dtype == np.uint8) != (dtype == np.uint8):
-            raise ValueError(
-                f"{path}: x has rows of {part.dtype} {part.shape[1:]}, not of {dtype} {shape}"
-            )
+            what = f"x has rows of {part.dtype} {part.shape[1:]}, not of {dtype} {shape}"
+            raise ValueError(f"{path}: {what}")
     is_last = len(shape) == 3 and shape[2] in (1, 3, 4) and shape[0] > 4 < shape[1]
     is_grey = len(shape) == 2 and first.dtype == np.uint8 and shape[0] > 4 < shape[1]
     if not signature and (is_last or is_grey):

@@ -155,15 +155,13 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
             for cells in reader:
                 width = width or len(cells)
                 if cells and len(cells) != width:
-                    raise ValueError(
-                        f"{path}, line {line}: {len(cells)} cells, but the header has {width}"
-                    )
+                    what = f"{len(cells)} cells, but the header has {width}"
+                    raise ValueError(f"{path}, line {line}: {what}")
                 if cells:
                     yield line, cells
                 line = reader.line_num + 1
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path} is neither text in UTF-8 nor .parquet: save it as one"
-            ) from error
+            what = f"{path} is neither text in UTF-8 nor .parquet"
+            raise ValueError(f"{what}: save it as one") from error
         except csv.Error as error:
             raise ValueError(f"{path}, line {line}: {error}: is a quote left open?") from error

@@ -12,7 +12,6 @@ FUNCTIONS = (
 )
 OPERATORS = {"Add": "add", "Sub": "subtract", "Mult": "multiply", "Div": "divide"}
 OPERATORS |= {"Mod": "mod", "Pow": "power", "USub": "negative", "UAdd": "positive"}
-CALLED = {name: name for name in FUNCTIONS.split()}
 
 
 class Function(Source):
@@ -82,13 +81,12 @@ def evaluate(node: ast.AST, values: dict[str, Any]) -> Any:
         case ast.Name(id=variable) if variable in values:
             return values[variable]
         case ast.UnaryOp(op=op, operand=a):
-            name, args = type(op).__name__, [a]
+            name, args = OPERATORS.get(type(op).__name__, ""), [a]
         case ast.BinOp(left=a, op=op, right=b):
-            name, args = type(op).__name__, [a, b]
-        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
-            pass
-    names = CALLED if isinstance(node, ast.Call) else OPERATORS
-    function: Any = getattr(np, names.get(name, ""), None)
+            name, args = OPERATORS.get(type(op).__name__, ""), [a, b]
+        case ast.Call(func=ast.Name(id=called), args=args, keywords=[]):
+            name = called if called in FUNCTIONS.split() else ""
+    function: Any = getattr(np, name, None)
     if function is None or len(args) != function.nin:  # one more would be written to
         what = f"`data.source.expression` has {ast.unparse(node)!r:.60}, which is not known"
         raise ValueError(f"{what}: there are x, y, pi, numbers, + - * / % ** and {FUNCTIONS}")

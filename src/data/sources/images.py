@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from src.data.rows import FREE, SPLITS, Rows, Signature, Source
+from src.data.sources.labels import read_labels
 from src.pixels import Form, decode
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -59,18 +60,12 @@ class Images(Source):
         x, ids = self._cached(files, self.form)
         if signature and x.shape[1:] != signature.in_shape:  # a trained net has the last word
             x, ids = self._cached(files, _form(signature))
-        classes, published = zip(*(files[name] for name in ids), strict=True)
-        signature = signature or Signature(x.shape[1:], "uint8", tuple(sorted(set(classes))))
-        if unknown := set(classes) - set(signature.class_names):
-            raise ValueError(f"{self.path}: the model doesn't know the class `{min(unknown)}`")
-        return Rows(
-            x,
-            np.array([signature.class_names.index(name) for name in classes], np.int64),
-            signature,
-            published=np.array(published, np.int8),
-            ids=np.array([*ids.values()], np.uint64),
-            names=np.array([*ids]),
-        )
+        labels, splits = zip(*(files[name] for name in ids), strict=True)
+        where = f"{self.path}: the folder"
+        y, classes = read_labels(np.array(labels), "classification", signature, where)
+        signature = signature or Signature(x.shape[1:], "uint8", classes)
+        published, hashes = np.array(splits, np.int8), np.array([*ids.values()], np.uint64)
+        return Rows(x, y, signature, published=published, ids=hashes, names=np.array([*ids]))
 
     def files(self) -> Files:
         """Finds every image of the folder, of its splits or not, and of its classes."""
@@ -83,9 +78,8 @@ class Images(Source):
             split = SPLITS.index(top) if top in ("val", "test") else FREE
             labels = _folders(self.path / top)
             if len(labels) < 2:
-                raise ValueError(
-                    f"{self.path / top} has {len(labels)} folders, not one for each class"
-                )
+                what = f"{len(labels)} folders, not one for each class"
+                raise ValueError(f"{self.path / top} has {what}")
             for label in labels:
                 names = _images(self.path / top / label)
                 files |= {Path(top, label, name).as_posix(): (label, split) for name in names}

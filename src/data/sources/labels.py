@@ -42,9 +42,8 @@ def read_labels(
     names = tuple(values.astype(str).tolist())
     known = signature.class_names if signature else names
     if len(known) < 2:
-        raise ValueError(
-            f"{where} is `{known[0]}` in every row: a classification needs two classes or more"
-        )
+        what = f"{where} is `{known[0]}` in every row"
+        raise ValueError(f"{what}: a classification needs two classes or more")
     if new := [name for name in names if name not in known]:
         raise ValueError(f"{where} has the class `{new[0]}`, new to the model{hint(new[0], known)}")
     return np.array([known.index(name) for name in names])[codes], known
@@ -60,14 +59,11 @@ def are_classes(y: np.ndarray) -> bool:
 def _targets(y: np.ndarray, where: str) -> np.ndarray:
     columns = y.reshape(len(y), -1)
     if len(bad := np.flatnonzero(~np.isfinite(columns).all(axis=1))):
-        raise ValueError(
-            f"{where} has {len(bad)} rows that are NaN or infinite, the first at index {bad[0]}: "
-            "mend or delete them"
-        )
+        what = f"{len(bad)} rows that are NaN or infinite, the first at index {bad[0]}"
+        raise ValueError(f"{where} has {what}: mend or delete them")
     if not all(map(fits_float32, columns.T)):
-        raise ValueError(
-            f"{where} varies by less than float32 can hold: subtract a constant from it"
-        )
+        what = f"{where} varies by less than float32 can hold"
+        raise ValueError(f"{what}: subtract a constant from it")
     return y.astype(np.float32)
 
 

@@ -41,7 +41,7 @@ class Mnist1d(Source):
         # RandomState, because its stream is frozen for good and the published data came from it.
         rng = np.random.RandomState(SEED)
         y = np.arange(10).repeat(NUM_ROWS // 10)
-        x = _signals(_strokes()[y], rng)
+        x = _signals(y, rng)
         order = rng.permutation(NUM_ROWS)
         x, y = x[order, None], y[order]
         x = ((x - x.mean()) / x.std()).astype(np.float32)
@@ -53,23 +53,18 @@ class Mnist1d(Source):
         return Rows(x[kept], y, signature, published=published[kept])
 
 
-def _strokes() -> np.ndarray:
-    """`(10, 12)`: the templates, all of one size; they start and end at zero."""
-    strokes = np.array(TEMPLATES)
-    strokes -= strokes.mean(1, keepdims=True)
-    strokes /= strokes.std(1, keepdims=True)
-    strokes -= strokes[:, :1].copy()
-    return strokes / 6
-
-
-def _signals(strokes: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
-    """`(N, 12)` strokes -> `(N, 40)` signals: padded, stretched, moved, with noise, and sheared."""
+def _signals(y: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+    """`(N,)` digits -> `(N, 40)` signals: padded, stretched, moved, with noise, and sheared."""
     from scipy.ndimage import gaussian_filter1d
 
+    strokes = np.array(TEMPLATES)  # all of one size; they start and end at zero
+    strokes -= strokes.mean(1, keepdims=True)
+    strokes /= strokes.std(1, keepdims=True)
+    strokes = (strokes - strokes[:, :1]) / 6
     grid = np.linspace(0, 1, LENGTH)
-    clean, smooth_noise, noise = np.empty((3, len(strokes), LENGTH))
-    slope = np.empty((len(strokes), 1))
-    for i, stroke in enumerate(strokes):  # the order of the draws is the published one
+    clean, smooth_noise, noise = np.empty((3, len(y), LENGTH))
+    slope = np.empty((len(y), 1))
+    for i, stroke in enumerate(strokes[y]):  # the order of the draws is the published one
         padded = np.pad(stroke + 1e-8, (0, PAD_MIN + int(rng.rand() * (PAD_MAX - PAD_MIN + 1))))
         stretched = np.interp(grid, np.linspace(0, 1, len(padded)), padded)
         height = 1 + 0.4 * (rng.rand() - 0.5)

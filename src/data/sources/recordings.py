@@ -101,8 +101,7 @@ def read_wav(path: Path, sample_rate: int) -> np.ndarray:
     from scipy.signal import resample_poly
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # of notes in the file
+        with warnings.catch_warnings(action="ignore", category=wavfile.WavFileWarning):  # notes
             warnings.filterwarnings("error", "(?i).*(eof|incomplete|end of file)")
             rate, wave = wavfile.read(path)
         if wave.dtype.kind != "f":

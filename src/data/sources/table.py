@@ -63,9 +63,8 @@ class Table(Source):
         apart = {"", self.target, self.group_by, self.time_by, *self.drop}
         names = [name for name in cells.frame.columns if name not in apart]
         if not names:
-            raise ValueError(
-                f"{self.path} has no column to learn from beside the target `{self.target}`"
-            )
+            what = f"no column to learn from beside the target `{self.target}`"
+            raise ValueError(f"{self.path} has {what}")
         kinds = {name: self.types.get(name) or _kind(cells, name) for name in names}
         categories = {n: cells.values(n) for n in names if kinds[n] == "categorical"}
         narrow = all(fits_float32(cells.numbers(n)) for n in names if kinds[n] == "numeric")
@@ -80,10 +79,8 @@ def _kind(cells: Cells, name: str) -> str:
     if num_values and num_texts <= max(20, 0.9 * num_values):
         return "categorical"
     what = f"has {num_values} values, {num_texts} different texts" if num_values else "is empty"
-    raise ValueError(
-        f"{cells.path}: column `{name}` {what}: leave it out, --data.source.drop [{name}], or keep "
-        f"it, --data.source.types.{name} categorical"
-    )
+    cure = f"--data.source.drop [{name}], or keep it, --data.source.types.{name} categorical"
+    raise ValueError(f"{cells.path}: column `{name}` {what}: leave it out, {cure}")
 
 
 def read_table(path: Path, signature: Signature) -> np.ndarray:
@@ -93,10 +90,8 @@ def read_table(path: Path, signature: Signature) -> np.ndarray:
         ValueError: A column isn't there, or a numeric one holds text.
     """
     if not signature.feature_names:
-        raise ValueError(
-            f"{path}: the model takes rows of shape {signature.in_shape}, not of a table: give it "
-            ".npz, .npy or images"
-        )
+        what = f"the model takes rows of shape {signature.in_shape}, not of a table"
+        raise ValueError(f"{path}: {what}: give it .npz, .npy or images")
     return _encode(read_cells(path), signature)[0]
 
 
