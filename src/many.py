@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterable, Sequence
@@ -16,11 +17,8 @@ from unittest.mock import patch
 from src.errors import BAD_NUMBERS, INTERRUPTED, explain
 from src.startup import import_lightning
 
-# What a launcher tells each of its processes.
-RANKS = (
-    *("SLURM_", "TORCHELASTIC_", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK"),
-    *("GROUP_RANK", "GROUP_WORLD_SIZE", "WORLD_SIZE"),
-)
+# What a launcher tells each of its processes: LOCAL_RANK, GROUP_WORLD_SIZE ...
+TOLD = re.compile("(SLURM|TORCHELASTIC)_|(.+_)?(RANK|WORLD_SIZE)$")
 LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds in how many
 
 
@@ -94,7 +92,7 @@ def _fit(words: Sequence[str]) -> tuple[dict[str, float], str, int]:
 
 def leave_launcher() -> None:
     """Forgets what a launcher has told this process: what it starts is no rank of that."""
-    for name in [name for name in os.environ if name.startswith(RANKS)]:
+    for name in filter(TOLD.match, [*os.environ]):
         del os.environ[name]
 
 
