@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterable, Sequence
@@ -11,17 +12,13 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 from src.errors import BAD_NUMBERS, INTERRUPTED, explain
 from src.startup import import_lightning
 
-# What a launcher tells each of its processes.
-RANKS = (
-    *("SLURM_", "TORCHELASTIC_", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK"),
-    *("GROUP_RANK", "GROUP_WORLD_SIZE", "WORLD_SIZE"),
-)
+# What a launcher tells each of its processes: LOCAL_RANK, GROUP_WORLD_SIZE ...
+TOLD = re.compile("(SLURM|TORCHELASTIC)_|(.+_)?(RANK|WORLD_SIZE)$")
 LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds in how many
 
 
@@ -47,7 +44,7 @@ def fits(jobs: Sequence[Sequence[str]]) -> list[dict[str, float]]:
         leave_launcher()
         os.environ.pop(RUN_DIR, None)  # of the run that asks
         try:
-            with ProcessPoolExecutor(num, context, _begin, (context.Value("i"),)) as pool:
+            with ProcessPoolExecutor(num, context, _begin) as pool:
                 try:
                     answers = [*pool.map(_fit, jobs)]
                 except KeyboardInterrupt:
@@ -64,15 +61,13 @@ def fits(jobs: Sequence[Sequence[str]]) -> list[dict[str, float]]:
     return [metrics for metrics, *_ in answers]
 
 
-def _begin(count: Any) -> None:
+def _begin() -> None:
     """One GPU for each process, if there are any."""
     import_lightning()
     import torch
 
     if num := torch.cuda.device_count():
-        with count.get_lock():
-            take_gpus([count.value], num)
-            count.value += 1
+        take_gpus(multiprocessing.current_process()._identity[-1:], num)  # numbered one by one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
@@ -97,7 +92,7 @@ def _fit(words: Sequence[str]) -> tuple[dict[str, float], str, int]:
 
 def leave_launcher() -> None:
     """Forgets what a launcher has told this process: what it starts is no rank of that."""
-    for name in [name for name in os.environ if name.startswith(RANKS)]:
+    for name in filter(TOLD.match, [*os.environ]):
         del os.environ[name]
 
 

@@ -32,9 +32,8 @@ def scramble(bits: Any) -> Any:
 def uniforms(rows: Tensor, key: int, n: int) -> Tensor:
     """Draws `n` numbers in the open interval (0, 1) for each row: `(B,)` -> `(B, n)` float32."""
     columns = scramble(scramble(key) + torch.arange(n, device=rows.device))
-    bits = scramble(scramble(rows ^ key)[:, None] ^ columns)
-    draws: Tensor = ((bits >> 9) + 0.5) / 2**23  # 24 significant bits: exact in float32
-    return draws
+    bits: Tensor = scramble(scramble(rows ^ key)[:, None] ^ columns)
+    return ((bits >> 9) + 0.5) / 2**23  # 24 significant bits: exact in float32
 
 
 class Augmentation:

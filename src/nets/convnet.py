@@ -117,14 +117,10 @@ class ConvNet(Net):
                     self.stages.append(nn.Sequential(conv(*shape), activation_of(activation)))
                 in_dim, after = dim, activation
         self.head = init_(nn.Linear(in_dim, out_dim), activation, HEAD_SCALE)
-        self.channels_last = channels_last and axes == 2
-        if self.channels_last:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.layout = torch.channels_last if channels_last and axes == 2 else torch.preserve_format
+        self.to(memory_format=self.layout)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.head.weight.dtype)
-        if self.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        x = self.stages(x)
+        x = self.stages(x.to(self.head.weight.dtype, memory_format=self.layout))
         out: Tensor = self.head(x.flatten(2).mean(2))
         return out

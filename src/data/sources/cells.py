@@ -52,10 +52,9 @@ class Cells:
         self.need([name], key)
         column = self.frame[name]
         if column.has_nulls():
-            raise ValueError(
-                f"{self.at(column.is_null())}: `{name}` ({key}) has no value, the first of "
-                f"{column.null_count()} such rows: fill the cells or delete the rows"
-            )
+            what = f"`{name}` ({key}) has no value, the first of {column.null_count()} such rows"
+            at = self.at(column.is_null())
+            raise ValueError(f"{at}: {what}: fill the cells or delete the rows")
         return column
 
     def values(self, name: str) -> tuple[str, ...]:

@@ -30,11 +30,9 @@ def read_labels(
     elif task == "auto":
         quantities = is_number and not (is_whole and are_classes(y))
         task = "regression" if quantities else "classification"
-    fits = {
-        "regression": is_number and y.ndim <= 2,
-        "classification": is_whole or (y.dtype.kind in "bUS" and y.ndim == 1),
-    }
-    if not fits[task]:
+    is_named = y.dtype.kind in "bUS" and y.ndim == 1
+    fits = is_number and y.ndim <= 2 if task == "regression" else is_whole or is_named
+    if not fits:
         raise ValueError(f"{where} is {y.dtype} {y.shape}: a {task} takes {TAKES[task]}")
     if task == "regression":
         return _targets(y, where), ()
