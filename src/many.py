@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from src.errors import BAD_NUMBERS, INTERRUPTED, explain
@@ -44,7 +45,7 @@ def fits(jobs: Sequence[Sequence[str]]) -> list[dict[str, float]]:
         leave_launcher()
         os.environ.pop(RUN_DIR, None)  # of the run that asks
         try:
-            with ProcessPoolExecutor(num, context, _begin) as pool:
+            with ProcessPoolExecutor(num, context, _begin, (context.Value("i"),)) as pool:
                 try:
                     answers = [*pool.map(_fit, jobs)]
                 except KeyboardInterrupt:
@@ -61,13 +62,15 @@ def fits(jobs: Sequence[Sequence[str]]) -> list[dict[str, float]]:
     return [metrics for metrics, *_ in answers]
 
 
-def _begin() -> None:
+def _begin(count: Any) -> None:
     """One GPU for each process, if there are any."""
     import_lightning()
     import torch
 
     if num := torch.cuda.device_count():
-        take_gpus(multiprocessing.current_process()._identity[-1:], num)  # numbered one by one
+        with count.get_lock():
+            take_gpus([count.value], num)
+            count.value += 1
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
