@@ -130,7 +130,10 @@ def explain(error: BaseException) -> tuple[str, int]:
         return f"`{key}`: {f'{name}: ' * unnamed}{short(text)}", WRONG_INPUT
     if wrong:
         return text, WRONG_INPUT
-    return f"{name} at {places[0]}: {short(text)} (--debug shows the whole story)", OUR_FAULT
+    library = Path(os.__file__).parent.as_posix()  # a line of the project says more than one there
+    ours = (p for p in places if Path(p).is_absolute() and not p.startswith(library))
+    own = next(ours, places[0]).removeprefix(f"{Path.cwd().as_posix()}/")
+    return f"{name} at {own}: {short(text)} (--debug shows the traceback)", OUR_FAULT
 
 
 def stack(error: BaseException) -> list[str]:

@@ -482,6 +482,18 @@ def test_a_metric_that_is_not_there(go, words, line):
     assert go(f"{FIT} {words}")[::2] == (2, f"error: {line}\n")
 
 
+def test_a_fault_of_own_code_names_its_line(go, tmp_path, monkeypatch):
+    text = "from torch import nn\nfrom src.nets.net import Net\n\n\nclass Bad(Net):\n"
+    text += "    def __init__(self, in_shape, out_dim, num_categories=()):\n        super().__init__()\n"
+    text += "        self.head = nn.Linear(3, out_dim)\n\n    def forward(self, x):\n"
+    (tmp_path / "badnet.py").write_text(text + "        return self.head(x.flatten(1))\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    said = go(f"{FIT} --model.net badnet.Bad")
+    assert said.code == 1
+    assert said.err.startswith("error: RuntimeError at ")
+    assert "badnet.py:11 in forward: mat1 and mat2 shapes cannot be multiplied" in said.err
+
+
 def test_debug_shows_the_traceback(go):
     said = go(f"{FIT} --data.batch_size 0 --debug")
     assert said.code == 2
