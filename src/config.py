@@ -295,6 +295,8 @@ class Config:
         except Exception as e:  # whatever a module raises while it is imported
             raise self._wrong(key, f": can't import {name}: {e}") from e
         if not (inspect.isclass(cls) and issubclass(cls, load(room[0]))):
+            if inspect.isclass(cls):
+                raise self._wrong(key, f": {name} is no subclass of {room[0]}")
             kind, listed = room[0].split(".")[-1], hint(str(name), classes(room))
             raise self._wrong(key, f": {shown(name)} is no {kind}{listed}")
         return cls

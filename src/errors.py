@@ -63,8 +63,8 @@ def short(text: object, longest: int = 250) -> str:
 def hint(name: str, names: Iterable[str]) -> str:
     """The end of a message about a wrong name: what it may have meant, and what there is."""
     names, low = [*names], name.lower()
-    close = [n for n in names if n.lower() == low or (low.startswith(n.lower()) and len(n) > 2)]
-    close = close or difflib.get_close_matches(name, names, 1)
+    begun = [n for n in names if low.startswith(n.lower()) and len(n) > 2]  # `val/accuracy`
+    close = sorted(begun, key=len)[-1:] or difflib.get_close_matches(name, names, 1)
     meant = f"; did you mean {close[0]}?" if close else ";"
     return f"{meant} there are: {short(', '.join(names), 200)}" if names else ""
 

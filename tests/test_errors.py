@@ -94,8 +94,9 @@ def refused(go, tmp_path):
     "wine": "'wine' is no flag: options are --KEY VALUE, files --config FILE",
     # classes
     "--model.net MPL": '`model.net`: "MPL" is no Net; did you mean MLP? ' + NETS,
+    "--model.optimizer adamw": '`model.optimizer`: "adamw" is no Optimizer; did you mean AdamW? ' + OPTIMIZERS,
     "--model.net AdamW": '`model.net`: "AdamW" is no Net; ' + NETS,
-    "--model.net torch.nn.Linear": '`model.net`: "torch.nn.Linear" is no Net; ' + NETS,
+    "--model.net torch.nn.Linear": "`model.net`: torch.nn.Linear is no subclass of src.nets.net.Net",
     "--model.net my_nets.Deep": "`model.net`: can't import my_nets.Deep: No module named 'my_nets'",
     "--model.net torch.nn.Deep": "`model.net`: can't import torch.nn.Deep: module 'torch.nn' has no attribute 'Deep'",
     "--model.net [MLP]": '`model.net`: ["MLP"] is no Net; ' + NETS,
