@@ -10,6 +10,7 @@ import pytest
 from src.durable import load
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="SLURM is not for Windows")
 SCRIPT = ROOT / "scripts" / "slurm.sh"
 # SLURM sends the signal of `#SBATCH --signal` to the tasks, not to the script.
 SRUN = f"""#!{sys.executable}
