@@ -132,7 +132,9 @@ class CLI(LightningCLI):
                 self._execute(ckpt_path)
         except BaseException as error:
             if launcher:
-                launcher.kill(signal.SIGKILL)  # processes that may wait for this one
+                launcher.kill(
+                    getattr(signal, "SIGKILL", signal.SIGTERM)
+                )  # processes that may wait for this one
             if not isinstance(error, SystemExit | KeyboardInterrupt):
                 raise
             if is_helper(self.trainer):

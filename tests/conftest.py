@@ -82,6 +82,9 @@ def fresh(tmp_path, monkeypatch, capfd):
     """`fresh(line, at)`: the exit code of a process that runs it, killed at `at`, a place."""
     from src.__main__ import main
 
+    if os.name == "nt":
+        pytest.skip("needs fork and signals")
+
     def run(line, at=None, number=signal.SIGKILL):
         words = [*line.split(), "--trainer.default_root_dir", str(tmp_path / "runs")]
         if pid := os.fork():

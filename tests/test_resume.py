@@ -16,6 +16,9 @@ from src.callbacks import Monitor
 from src.models.model import Model
 from tests.conftest import ROOT
 
+if os.name == "nt":
+    pytest.skip("needs fork and signals", allow_module_level=True)
+
 FIT = (
     "fit --config configs/digits_mlp.yaml --data.batch_size 256 --trainer.max_epochs 3 "
     "--trainer.logger [MetricsCsv]"

@@ -23,10 +23,10 @@ from pydantic._internal import _docs_extraction, _fields
 from wandb.sdk.lib.service import service_port_file
 from wandb.util import get_core_path
 
+from src.models.model import Model
 from src.tracking import Wandb, wandb_log
 from src.tracking.wandb_log import git_state
 from tests.conftest import ROOT
-from tests.test_resume import FIT, PLACES
 from tests.test_tracking import table
 
 KEY = "a" * 40
@@ -221,8 +221,9 @@ def test_runs_follow_each_other_in_one_process_and_a_resumed_one_keeps_its_id(cl
 
 def test_a_killed_run_is_the_same_run_when_it_goes_on(fresh, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    line = f"{FIT} --trainer.logger [MetricsCsv,Wandb] --run a --resume auto"
-    assert fresh(line, PLACES["in a step"]) == -signal.SIGKILL
+    line = "fit --config configs/digits_mlp.yaml --trainer.max_epochs 3 --run a --resume auto"
+    line += " --trainer.logger [MetricsCsv,Wandb]"
+    assert fresh(line, (Model, "training_step", 30)) == -signal.SIGKILL
     time.sleep(1.1)  # the name of W&B's folder is of a second
     assert fresh(line) == 0
     kept = (tmp_path / "runs" / "a" / "wandb_run_id").read_text()
