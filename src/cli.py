@@ -131,10 +131,8 @@ class CLI(LightningCLI):
             with self.signals.listening():
                 self._execute(ckpt_path)
         except BaseException as error:
-            if launcher:
-                launcher.kill(
-                    getattr(signal, "SIGKILL", signal.SIGTERM)
-                )  # processes that may wait for this one
+            if launcher:  # its processes may wait for this one
+                launcher.kill(getattr(signal, "SIGKILL", signal.SIGTERM))
             if not isinstance(error, SystemExit | KeyboardInterrupt):
                 raise
             if is_helper(self.trainer):
