@@ -16,6 +16,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any, NamedTuple
 
 import torch
@@ -321,7 +322,8 @@ def watch_disk(see: Callable[..., Any]) -> None:
     real_replace, real_unlink = os.replace, os.unlink
 
     def fsync(file: int) -> None:
-        see("fsync", paths.get(inode(file), ""))  # of no file: of a folder
+        is_folder = S_ISDIR(os.fstat(file).st_mode)  # may have the inode of a file that is gone
+        see("fsync", "" if is_folder else paths.get(inode(file), ""))
         real_fsync(file)
 
     def link(old: Any, new: Any, **how: Any) -> None:
