@@ -32,7 +32,7 @@ from src.deploy.rows import Reader
 from src.deploy.served import Served
 from src.deploy.trained import as_json
 from tests.conftest import ROOT, refused
-from tests.exports import SOME, draw_images, export, root, run
+from tests.exports import SOME, export, root, run
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="serve needs Linux or macOS")
 EXAMPLE = {"size": 90.5, "state": "new", "rooms": 2, "town": "a"}
@@ -210,8 +210,11 @@ def test_a_table_gets_what_predict_says():
 @pytest.mark.parametrize("name", ["colours"])
 def test_images_get_what_predict_says(name, tmp_path):
     """All images of a folder, of other sizes, by bytes and by base64; one turned by its EXIF data."""
-    draw_images(tmp_path)
-    folder = (tmp_path / "colours" / "r").rename(tmp_path / "new")
+    folder, rng = tmp_path / "new", np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(40):
+        pixels = rng.integers(0, 256, (12 + i % 2, 10, 3), np.uint8)
+        (folder / f"{i}.png").write_bytes(png(pixels))
     turned = Image.fromarray(np.arange(600, dtype=np.uint8).reshape(10, 20, 3))
     exif = Image.Exif()
     exif[0x112] = 6
