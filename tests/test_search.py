@@ -104,7 +104,7 @@ S = "{tmp}/s.yaml"
     ("method: grid", "methode: grid"): S + ":7: `methode`: there is no such key; did you mean method? there are: ...",
     ("val/loss", "test/loss"): S + ":5: `metric.name` is test/loss: trials are judged by validation rows, val/loss say",
     ("minimize", "min"): S + ':5: `metric.goal` is "min", not one of minimize, maximize',
-    ("hidden_dims:", "hiden_dims:"): S + ":9: `model.net.hiden_dims`: MLP has no such option; did you mean hidden_dims? there are: hidden_dims, activation, dropout, norm, categorical, init",
+    ("hidden_dims:", "hiden_dims:"): S + ":9: `model.net.hiden_dims`: MLP has no such option; did you mean hidden_dims? there are: hidden_dims, ...",
     ("[[8], [16]]", "[[8], 16]"): S + ":9: `model.net.hidden_dims` is 16, not a list (an integer, ...)",
     ("[[8], [16]]", "[[8], [8]]"): S + ":9: `parameters.model.net.hidden_dims` has no `value`, no different `values`, and no `min` and `max`",
     ("[0.01, 0.03]", "[0.01, fast]"): S + ':10: `model.optimizer.lr` is "fast", not a number',
