@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from src.errors import INTERRUPTED, report
+from src.errors import INTERRUPTED, SIGNALS, report
 
 SUBCOMMANDS = {
     "start": "look at a file, write a config that fits, train it for a first result",
@@ -33,8 +33,8 @@ OWN: dict[str, str] = {
 for name, room in OWN.items():
     if not (Path(__file__).parent / room / "__init__.py").is_file():
         del SUBCOMMANDS[name]
-# By these a scheduler tells a process to end; while it trains, it listens to them by itself.
-TOLD = [getattr(signal, name) for name in {"SIGTERM", "SIGUSR1", "SIGHUP"} & {*dir(signal)}]
+# A scheduler's; while it trains, a run listens to them by itself. Python hears Ctrl-C.
+EARLY = [number for number in SIGNALS if number != signal.SIGINT]
 USAGE = """usage: python -m src SUBCOMMAND [--config FILE ...] [--KEY VALUE ...]
 
 {}
@@ -87,14 +87,14 @@ def main(argv: list[str]) -> int:
 
 def leave(*_: object) -> None:
     """Ends this process at a signal; another one, while it is ending, changes nothing."""
-    for number in TOLD:
+    for number in EARLY:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
     try:
-        for number in TOLD:
+        for number in EARLY:
             signal.signal(number, leave)
         code = main(sys.argv[1:])
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ import difflib
 import json
 import os
 import re
+import signal
 import sys
 import time
 import traceback
@@ -16,6 +17,9 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 OUR_FAULT, WRONG_INPUT, WORSE, INTERRUPTED, BAD_NUMBERS = 1, 2, 3, 75, 76
+# By these a run is interrupted: by a person, or a scheduler.
+NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")  # Windows lacks two
+SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 # Options and classes of torch and Lightning that can't do their work here, and what to do instead.
 UNFIT = {
     "callbacks": "write `callbacks: {NAME: CLASS}`, as in --callbacks.stop EarlyStopping",

@@ -16,8 +16,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
 from src.callbacks.checkpoint import Checkpoint, own_share
+from src.errors import SIGNALS
 
-SIGNALS = [getattr(signal, name, None) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")]
 MOST_IN_A_ROW = 3  # bad steps
 HALVINGS = 16  # more of them, with which a gradient scaler of 16-bit floats comes down to 1
 LOOK_EVERY_N_STEPS = 16  # where the host would have to wait for a GPU
@@ -38,7 +38,7 @@ class Signals(Callback):
     def listening(self) -> Iterator[None]:
         """Hears them within, and leaves them afterwards to whoever did before."""
         main = threading.current_thread() is threading.main_thread()  # no other may ask for them
-        self._numbers = [number for number in SIGNALS if number and main]
+        self._numbers = SIGNALS if main else []
         before = self._listen()
         try:
             yield
