@@ -122,15 +122,18 @@ def images(
     size: int,
     device: str,
     changes: bool = True,
-    compiled: bool = False,
+    compiled: str = "",
 ) -> None:
-    """All data on the GPU; batches of `size`, flipped and shifted there; bf16, channels last."""
+    """All data on the GPU; batches of `size`, flipped and shifted there; bf16, channels last.
+
+    `compiled` is a mode of `torch.compile`, or none.
+    """
     mean, std = (values.to(device) for values in scale(x))
     x, y, net = x.to(device), y.to(device), net.to(device)
     if x.shape[1] == 3:
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if compiled:
-        net.compile()
+        net.compile(mode=compiled)
     optimizer = torch.optim.SGD(net.parameters(), 0.01, 0.9, nesterov=True, fused=True)
     side, pad = torch.arange(x.shape[-1], device=device), 4
     for _ in range(num_epochs):

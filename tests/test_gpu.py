@@ -1,13 +1,21 @@
 """On a GPU: the host never waits in a step, and the numbers are those of Lightning's own loop."""
 
+import os
+import signal
+
 import pytest
 import torch
 from lightning.pytorch import Callback
 
 from src.callbacks.faults import LOOK_EVERY_N_STEPS
+from src.models.model import Model
+from tests.test_faults import spoil
 from tests.test_loop import fit, text
+from tests.test_resume import assert_same
 
 pytestmark = pytest.mark.gpu
+GPU = "--trainer.accelerator gpu --trainer.devices 1"
+FIT = f"fit --config configs/digits_mlp.yaml --trainer.max_epochs 4 {GPU}"
 SETTINGS = {
     "plain": [],
     "16 bits": ["--trainer.precision", "bf16-mixed", "--model.net.channels_last", "true"],
@@ -57,8 +65,64 @@ def test_it_is_lightnings_own_loop_to_the_bit(tmp_path):
 
 
 def test_cuda_graphs_change_no_metric(go):
-    few = "fit --config configs/digits_mlp.yaml --trainer.max_epochs 4 --model.net.dropout 0 "
-    few += "--trainer.accelerator gpu --trainer.devices 1"
+    few = f"{FIT} --model.net.dropout 0"
     plain, graphs = go(few), go(few, "--model.compile", "reduce-overhead")
     assert graphs.metrics["test/loss"] == pytest.approx(plain.metrics["test/loss"], rel=0.02)
     assert graphs.metrics["test/auroc"] == pytest.approx(plain.metrics["test/auroc"], abs=1e-3)
+
+
+@pytest.mark.parametrize("more", ["", "--callbacks.ema EMA", "--model.compile reduce-overhead"])
+def test_a_run_that_was_told_to_end_goes_on_to_the_same_bits(more, go, monkeypatch):
+    line = f"{FIT} --model.net.norm batch --model.augment [Flip,Crop,Mixup] {more}"
+    whole = go(f"{line} --run whole")
+    steps, step = [], Model.training_step
+
+    def told(self, *args):
+        steps.append(1)
+        if len(steps) == 17:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Model, "training_step", told)
+        assert go(f"{line} --run broken").code == 75
+    again = go(f"{line} --run broken --resume auto")
+    assert (whole.code, again.code) == (0, 0)
+    assert_same(whole.folder, again.folder)
+
+
+def test_a_bad_step_is_skipped_though_the_host_hears_of_it_later(go, monkeypatch):
+    with monkeypatch.context() as patch:
+        spoil(patch, float("nan"), {3})
+        bad = go(FIT)
+    assert bad.code == 0
+    assert bad.err == "warning: step 3 is skipped: its loss or gradients are not finite\n"
+    last = torch.load(bad.folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert all(value.isfinite().all() for value in last["state_dict"].values())
+    assert last["optimizer_states"][0]["state"][0]["step"] == last["global_step"] - 1
+    spoil(monkeypatch, float("nan"), range(7, 99))
+    ended = go(FIT)
+    assert ended.code == 76
+    assert "error: steps 7 to 10 were skipped" in ended.err
+
+
+def test_a_batch_that_memory_has_no_room_for_is_taken_in_parts(go):
+    wide = f"{FIT} --data.batch_size 1024 --model.net.hidden_dims [65536] --model.net.dropout 0"
+    whole = go(wide)
+    memory = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(7e8 / memory)  # 268 MB a layer and batch
+    try:
+        parts = go(wide)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert parts.err.startswith("warning: out of memory in step 1: now 2 parts to a batch\n")
+    assert parts.metrics["test/loss"] == pytest.approx(whole.metrics["test/loss"], rel=0.01)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_shared_out_give_the_same_metrics(go):
+    plain = go(f"{FIT} --model.net.dropout 0")
+    shared = go(f"{FIT} --model.net.dropout 0 --config configs/trainer/fsdp.yaml {GPU}")
+    torch.distributed.destroy_process_group()
+    assert shared.code == 0, shared.err
+    assert shared.metrics["test/loss"] == pytest.approx(plain.metrics["test/loss"], rel=1e-3)
