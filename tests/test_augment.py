@@ -43,8 +43,23 @@ def test_scramble_is_the_published_hash_and_one_to_one():
 
     values = [0, 1, 2, 12345, 2**16, 2**31 - 1, 2**31, 2**32 - 1]
     assert [scramble(v) for v in values] == [reference(v) for v in values]
-    assert scramble(torch.tensor(values)).tolist() == [reference(v) for v in values]
-    assert len(scramble(torch.arange(200_000)).unique()) == 200_000
+    assert len({scramble(v) for v in range(200_000)}) == 200_000
+
+
+def test_uniforms_are_a_hash_of_key_row_and_column_over_64_bits():
+    def reference(key: int, counter: int) -> float:
+        word = lambda value: np.uint64(value % 2**64)  # noqa: E731
+        with np.errstate(over="ignore"):
+            bits = word(counter) * word(0x9E3779B97F4A7C15) + word(key)
+            for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+                bits = (np.int64(bits) >> np.int64(32)).astype(np.uint64) ^ bits
+                bits = bits * word(factor)
+        return ((int(bits.astype(np.int64)) >> 41) + 2**22 + 0.5) / 2**23
+
+    rows = [0, 1, 2, 12345, 2**31 - 1, 10**10]
+    for key, n in ((0, 1), (scramble(1), 3), (2**32 - 1, 7)):
+        drawn = uniforms(torch.tensor(rows), key, n).tolist()
+        assert drawn == [[reference(key, row * n + i) for i in range(n)] for row in rows]
 
 
 def test_uniforms_are_uniform_and_independent():

@@ -93,14 +93,14 @@ def test_a_run_that_was_told_to_end_goes_on_to_the_same_bits(more, go, monkeypat
 
 def test_a_bad_step_is_skipped_though_the_host_hears_of_it_later(go, monkeypatch):
     with monkeypatch.context() as patch:
-        spoil(patch, float("nan"), {3})
+        spoil(patch, float("nan"), {3}, "gradients")
         bad = go(FIT)
     assert bad.code == 0
     assert bad.err == "warning: step 3 is skipped: its loss or gradients are not finite\n"
     last = torch.load(bad.folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert all(value.isfinite().all() for value in last["state_dict"].values())
     assert last["optimizer_states"][0]["state"][0]["step"] == last["global_step"] - 1
-    spoil(monkeypatch, float("nan"), range(7, 99))
+    spoil(monkeypatch, float("nan"), range(7, 99), "gradients")
     ended = go(FIT)
     assert ended.code == 76
     assert "error: steps 7 to 10 were skipped" in ended.err
@@ -120,8 +120,10 @@ def test_a_batch_that_memory_has_no_room_for_is_taken_in_parts(go):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_weights_shared_out_give_the_same_metrics(go):
+def test_the_cpu_and_weights_shared_out_give_the_same_metrics(go):
     plain = go(f"{FIT} --model.net.dropout 0")
+    cpu = go(f"{FIT} --model.net.dropout 0 --trainer.accelerator cpu")
+    assert cpu.metrics["test/loss"] == pytest.approx(plain.metrics["test/loss"], rel=1e-3)
     shared = go(f"{FIT} --model.net.dropout 0 --config configs/trainer/fsdp.yaml {GPU}")
     torch.distributed.destroy_process_group()
     assert shared.code == 0, shared.err

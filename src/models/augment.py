@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +17,11 @@ from torch import Tensor
 
 __all__ = ["Crop", "Cutout", "Flip", "Mixup", "Noise"]
 
+MIX = [value - 2**64 for value in (0x9E3779B97F4A7C15, 0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53)]
 
-def scramble(bits: Any) -> Any:
-    """Hashes 32 bits, an int or a tensor of them, one to one; no product is over int64.
+
+def scramble(bits: int) -> int:
+    """Hashes 32 bits one to one.
 
     Source: https://stackoverflow.com/a/12996028
     """
@@ -30,10 +31,17 @@ def scramble(bits: Any) -> Any:
 
 
 def uniforms(rows: Tensor, key: int, n: int) -> Tensor:
-    """Draws `n` numbers in the open interval (0, 1) for each row: `(B,)` -> `(B, n)` float32."""
-    columns = scramble(scramble(key) + torch.arange(n, device=rows.device))
-    bits: Tensor = scramble(scramble(rows ^ key)[:, None] ^ columns)
-    return ((bits >> 9) + 0.5) / 2**23  # 24 significant bits: exact in float32
+    """Draws `n` numbers in the open interval (0, 1) for each row: `(B,)` -> `(B, n)` float32.
+
+    In few operations, as each is a launch on a GPU; the products are meant to overflow.
+
+    Source: the constants of SplitMix64 (doi 10.1145/2660193.2660195, fig. 17) and of MurmurHash3's
+    64-bit finalizer.
+    """
+    bits = (rows[:, None] * n + torch.arange(n, device=rows.device)) * MIX[0] + key
+    for factor in MIX[1:]:
+        bits = (bits >> 32 ^ bits) * factor
+    return ((bits >> 41) + (2**22 + 0.5)) / 2**23  # 24 significant bits: exact in float32
 
 
 class Augmentation:

@@ -100,7 +100,8 @@ class Model(L.LightningModule):
         self.seed, shape = data.seed, data.signature.in_shape
         check(self.augmentations, shape, data.signature.num_categories)
         self.normalize = Normalize(shape, data.statistics.mean, data.statistics.std)
-        self.net = self.make_net(shape, data.signature.out_dim, data.signature.num_categories)
+        with torch.device("cpu"):  # so that a seed gives the same weights on every device
+            self.net = self.make_net(shape, data.signature.out_dim, data.signature.num_categories)
         self.build(data)
         if self.starts_from:
             transfer.take(self.net, str(self.init_from), self.starts_from, data.signature)
