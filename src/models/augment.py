@@ -38,10 +38,11 @@ def uniforms(rows: Tensor, key: int, n: int) -> Tensor:
     Source: the constants of SplitMix64 (doi 10.1145/2660193.2660195, fig. 17) and of MurmurHash3's
     64-bit finalizer.
     """
-    bits = (rows[:, None] * n + torch.arange(n, device=rows.device)) * MIX[0] + key
+    bits = rows[:, None] * n + torch.arange(n, device=rows.device)
+    bits.mul_(MIX[0]).add_(key)
     for factor in MIX[1:]:
-        bits = (bits >> 32 ^ bits) * factor
-    return ((bits >> 41) + (2**22 + 0.5)) / 2**23  # 24 significant bits: exact in float32
+        bits.bitwise_xor_(bits >> 32).mul_(factor)
+    return (bits >> 41).float().add_(2**22 + 0.5).div_(2**23)  # exact: 24 significant bits
 
 
 class Augmentation:
