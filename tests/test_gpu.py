@@ -1,4 +1,4 @@
-"""On a GPU: the host never waits in a step, and the numbers are those of Lightning's own loop."""
+"""On a GPU: the host never waits in a step, and what holds on a CPU holds there, too."""
 
 import os
 import signal
