@@ -1,6 +1,5 @@
 """On a GPU: the host never waits in a step, and what holds on a CPU holds there, too."""
 
-import os
 import signal
 
 import pytest
@@ -9,6 +8,7 @@ from lightning.pytorch import Callback
 
 from src.callbacks.faults import LOOK_EVERY_N_STEPS
 from src.models.model import Model
+from tests.conftest import arm
 from tests.test_faults import spoil
 from tests.test_loop import fit, text
 from tests.test_resume import assert_same
@@ -75,16 +75,9 @@ def test_cuda_graphs_change_no_metric(go):
 def test_a_run_that_was_told_to_end_goes_on_to_the_same_bits(more, go, monkeypatch):
     line = f"{FIT} --model.net.norm batch --model.augment [Flip,Crop,Mixup] {more}"
     whole = go(f"{line} --run whole")
-    steps, step = [], Model.training_step
-
-    def told(self, *args):
-        steps.append(1)
-        if len(steps) == 17:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *args)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Model, "training_step", told)
+        patch.setattr(Model, "training_step", Model.training_step)  # which is put back
+        arm(Model, "training_step", 17, signal.SIGTERM)
         assert go(f"{line} --run broken").code == 75
     again = go(f"{line} --run broken --resume auto")
     assert (whole.code, again.code) == (0, 0)
